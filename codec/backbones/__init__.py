@@ -1,0 +1,40 @@
+"""Encoder and decoder families behind one interface.
+
+An encoder maps (wav (B, 1, n * hop), state) to (latents (B, dim, n), state), a decoder maps them back; no state means
+the start of a signal. A decoder's `delay` says by how many samples its output lags the input of the encoder: look-ahead
+plus what overlapping synthesis windows still need.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import nn
+
+from codec.config import DecoderConfig, EncoderConfig
+
+
+def build_encoder(config: EncoderConfig, dim: int, hop: int) -> nn.Module:
+    options = _options(config)
+    if config.name == "convnext_stft":
+        from codec.backbones.convnext_stft import ConvNeXtEncoder
+
+        return ConvNeXtEncoder(dim=dim, hop=hop, **options)
+    from codec.backbones.seanet import SEANetEncoder
+
+    return SEANetEncoder(dim=dim, hop=hop, **options)
+
+
+def build_decoder(config: DecoderConfig, dim: int, hop: int) -> nn.Module:
+    options = _options(config)
+    if config.name == "convnext_stft":
+        from codec.backbones.convnext_stft import ConvNeXtDecoder
+
+        return ConvNeXtDecoder(dim=dim, hop=hop, **options)
+    from codec.backbones.seanet import SEANetDecoder
+
+    return SEANetDecoder(dim=dim, hop=hop, **options)
+
+
+def _options(config) -> dict:
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "name"}

@@ -1,0 +1,97 @@
+"""STFT in, causal ConvNeXt blocks at frame rate, STFT out: nearly all arithmetic is matrix products.
+
+In the line of Vocos (Siuzdak 2023, https://arxiv.org/abs/2306.00814), made causal at both ends. Two departures:
+the decoder is upsampled before synthesis, because one frame of 20 ms cannot follow the pitch pulses and buzzes, and
+spectra are power-compressed (|X|^0.3, phase kept) on both sides, so that quiet detail weighs as loud one does.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from codec.nn.convnext import ConvNeXtBlock
+from codec.nn.linear import Linear
+from codec.nn.state import State, run
+from codec.nn.stft import Analysis, Synthesis
+
+FLOOR = 1e-5  # of the squared magnitude, in units of a full-scale sine's
+
+
+def compress(spectrum: Tensor, bins: int) -> Tensor:
+    """(B, T, 2 * bins) to (B, T, 3 * bins): real and imaginary parts of |X|^0.3 e^(i phase), and log |X|."""
+    real, imaginary = spectrum[..., :bins], spectrum[..., bins:]
+    power = real * real + imaginary * imaginary + FLOOR
+    gain = power**-0.35
+    return torch.cat([real * gain, imaginary * gain, 0.25 * torch.log(power)], dim=-1)
+
+
+class ConvNeXtEncoder(nn.Module):
+    """(B, 1, n * hop) samples to (B, dim, n) latents. Looks only back: frame t ends with sample (t + 1) * hop - 1."""
+
+    def __init__(self, dim: int, hop: int, window: int, channels: int, hidden: int, blocks: int, kernel_size: int):
+        super().__init__()
+        self.hop = hop
+        self.analysis = Analysis(window, hop)
+        self.embed = Linear(3 * self.analysis.bins, channels)
+        self.norm_in = nn.LayerNorm(channels)
+        self.blocks = nn.ModuleList(ConvNeXtBlock(channels, hidden, kernel_size) for _ in range(blocks))
+        self.norm_out = nn.LayerNorm(channels)
+        self.out = Linear(channels, dim)
+
+    def forward(self, wav: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        own, blocks = (None, None) if state is None else state
+        with torch.autocast(wav.device.type, enabled=False):
+            spectrum, own = self.analysis(wav.squeeze(1).float(), own)
+            features = compress(spectrum, self.analysis.bins)  # (B, T, 3 * bins)
+        x = self.norm_in(self.embed(features))  # (B, T, channels)
+        x, blocks = run(self.blocks, x, blocks)
+        return self.out(self.norm_out(x)).transpose(1, 2), (own, blocks)
+
+
+class ConvNeXtDecoder(nn.Module):
+    """(B, dim, n) latents to (B, 1, n * hop) samples that lag the input by `delay` samples.
+
+    Blocks at frame rate, then each frame becomes `upsample` sub-frames, blocks at that rate, and a head that gives
+    magnitude and direction of every bin of a short inverse STFT.
+    """
+
+    def __init__(
+        self, dim: int, hop: int, window: int, channels: int, hidden: int, blocks: int, upsample: int,
+        fine_channels: int, fine_hidden: int, fine_blocks: int, kernel_size: int, delay: int,
+    ):
+        super().__init__()
+        if hop % upsample:
+            raise ValueError(f"a hop of {hop} samples cannot be cut into {upsample} sub-frames: take a divisor")
+        fine_hop = hop // upsample
+        if delay < window - fine_hop:
+            raise ValueError(f"delay={delay} is less than the {window - fine_hop} samples that synthesis needs")
+        self.hop, self.upsample, self.delay = hop, upsample, delay
+        self.embed = Linear(dim, channels)
+        self.norm_in = nn.LayerNorm(channels)
+        self.blocks = nn.ModuleList(ConvNeXtBlock(channels, hidden, kernel_size) for _ in range(blocks))
+        self.split = Linear(channels, upsample * fine_channels)
+        self.fine_blocks = nn.ModuleList(
+            ConvNeXtBlock(fine_channels, fine_hidden, kernel_size) for _ in range(fine_blocks)
+        )
+        self.norm_out = nn.LayerNorm(fine_channels)
+        self.synthesis = Synthesis(window, fine_hop)
+        self.bins = window // 2 + 1
+        self.head = Linear(fine_channels, 2 * self.bins)
+
+    def spectrum(self, y: Tensor) -> Tensor:
+        """Head outputs S (B, T, 2 * bins) to spectra |S|^2 e^(i angle S): the expansion of the compressed domain."""
+        real, imaginary = y[..., : self.bins], y[..., self.bins :]
+        magnitude = torch.sqrt(real * real + imaginary * imaginary + 1e-6)
+        return torch.cat([real * magnitude, imaginary * magnitude], dim=-1)
+
+    def forward(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        coarse, fine, own = (None, None, None) if state is None else state
+        x = self.norm_in(self.embed(latents.transpose(1, 2)))  # (B, T, channels)
+        x, coarse = run(self.blocks, x, coarse)
+        x = self.split(x).reshape(x.shape[0], x.shape[1] * self.upsample, -1)  # (B, upsample * T, fine_channels)
+        x, fine = run(self.fine_blocks, x, fine)
+        y = self.head(self.norm_out(x))  # (B, upsample * T, 2 * bins)
+        with torch.autocast(y.device.type, enabled=False):
+            wav, own = self.synthesis(self.spectrum(y.float()), own)
+        return wav.unsqueeze(1), (coarse, fine, own)

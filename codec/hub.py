@@ -1,0 +1,98 @@
+"""Where models come from: the ones in the box, directories, and Hugging Face hub ids."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from codec.config import CodecConfig, ConfigError
+from codec.model import Codec
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+DEFAULT = "speech-16k"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def models() -> list[str]:
+    """Names of the models in the box."""
+    return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{CONFIG}"))
+
+
+def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu") -> Codec:
+    """Load a model in the box by name, a directory with config.json and model.safetensors, or a hub id `owner/name`.
+
+    The model is in evaluation mode. Raises ValueError when there is no such model or its files do not fit together.
+    """
+    directory = _find(str(name))
+    model = Codec(CodecConfig.from_json(directory / CONFIG))
+    _fill(model, directory / WEIGHTS)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def save(model: Codec, directory: str | Path) -> None:
+    """Write config.json and model.safetensors (fp16) into a directory, which is made. `load` reads them back."""
+    from safetensors.torch import save_file
+
+    state = {name: value.detach().cpu() for name, value in _state(model).items()}
+    half = {name: value.to(torch.float16).contiguous() for name, value in state.items()}
+    bad = [name for name, value in half.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise ValueError(f"weights that are NaN or too large for fp16: {', '.join(bad[:5])}")
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(half, directory / WEIGHTS)
+    (directory / CONFIG).write_text(json.dumps(model.config.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def _state(model: Codec) -> dict[str, torch.Tensor]:
+    """The tensors that a decoder of tokens needs: no trainers of codebooks."""
+    return {name: value for name, value in model.state_dict().items() if not name.startswith("quantizer.stages.")}
+
+
+def _find(name: str) -> Path:
+    if (PRETRAINED / name / CONFIG).is_file():
+        return PRETRAINED / name
+    path = Path(name)
+    if path.is_dir():
+        missing = [file for file in (CONFIG, WEIGHTS) if not (path / file).is_file()]
+        if missing:
+            raise ConfigError(f"{name} holds no model: {' and '.join(missing)} missing")
+        return path
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return _download(name)
+    raise ConfigError(f"no model is named {name!r}: there is {', '.join(models()) or 'none'}, or give a directory")
+
+
+def _download(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise ConfigError(f"{name} looks like a hub id, which needs: pip install huggingface_hub") from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
+    except Exception as error:  # any of a dozen network and hub errors
+        raise ConfigError(f"{name} is neither a directory nor to be had from the hub ({type(error).__name__})") from None
+
+
+def _fill(model: Codec, path: Path) -> None:
+    """Load weights into a model; names and shapes must fit exactly."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{path}: not readable as safetensors ({error})") from None
+    own = _state(model)
+    problems = [f"missing {name}" for name in sorted(own.keys() - tensors.keys())]
+    problems += [f"unexpected {name}" for name in sorted(tensors.keys() - own.keys())]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & tensors.keys()) if tensors[name].shape != own[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise ConfigError(f"{path} does not fit its config.json: {'; '.join(problems[:8])}{more}")
+    model.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)

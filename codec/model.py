@@ -1,0 +1,255 @@
+"""The codec: encoder -> quantizer -> decoder. Audio in, tokens out, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import quantizers
+from codec.audio import resample
+from codec.backbones import build_decoder, build_encoder
+from codec.config import CodecConfig, ConfigError
+from codec.stream import Stream
+from codec.tokens import Tokens, TokenSpec, frames_for
+
+BLOCK_FRAMES = 500  # whole files run through the network in blocks of this many frames, with state: constant memory
+
+
+@dataclass
+class CodecOutput:
+    """What training needs: audio (B, 1, T) as decoded, latents (B, dim, T') before and after quantization."""
+
+    audio: Tensor
+    latents: Tensor
+    quantized: Tensor
+    codes: Tensor | None
+    losses: dict[str, Tensor]
+    stats: dict[str, Tensor]
+
+
+class Codec(nn.Module):
+    """A neural audio codec for mono audio; every channel of a recording is coded on its own."""
+
+    channels = 1
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        if config.sample_rate < 1 or config.frame_size < 1:
+            raise ConfigError(f"sample_rate={config.sample_rate} and frame_size={config.frame_size} must be positive")
+        self.config = config
+        self.encoder = build_encoder(config.encoder, config.dim, config.frame_size)
+        self.quantizer = quantizers.build(
+            config.quantizer.name, dim=config.dim, num_codebooks=config.quantizer.num_codebooks,
+            codebook_size=config.quantizer.codebook_size, decay=config.quantizer.decay,
+        )
+        self.decoder = build_decoder(config.decoder, config.dim, config.frame_size)
+
+    # What a pipeline reads
+
+    @property
+    def sample_rate(self) -> int:
+        return self.config.sample_rate
+
+    @property
+    def frame_size(self) -> int:
+        """Samples a frame."""
+        return self.config.frame_size
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.sample_rate / self.frame_size
+
+    @property
+    def num_codebooks(self) -> int:
+        return self.quantizer.num_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        return max(self.quantizer.codebook_sizes)
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        return self.quantizer.codebook_sizes
+
+    @property
+    def latency(self) -> float:
+        """Algorithmic latency in seconds: a frame must be full, and the decoder's output lags it by `delay`."""
+        return (self.frame_size + self.decoder.delay) / self.sample_rate
+
+    @property
+    def device(self) -> torch.device:
+        return self.quantizer.codebooks.device
+
+    def bitrate(self, num_codebooks: int | None = None) -> float:
+        """Nominal bit/s of one channel coded with that many codebooks."""
+        return self.frame_rate * sum(math.log2(size) for size in self.codebook_sizes[:num_codebooks])
+
+    def codebooks_for(self, num_codebooks: int | None = None, bitrate: float | None = None) -> int:
+        """The number of codebooks that is asked for, directly or as bit/s of one channel (rounded down, with a warning).
+
+        Raises ValueError when the model has not as many, or when not even one fits.
+        """
+        if num_codebooks is not None and bitrate is not None:
+            raise ValueError("give num_codebooks or bitrate, not both")
+        if bitrate is not None:
+            fitting = [k for k in range(1, self.num_codebooks + 1) if self.bitrate(k) <= bitrate * (1 + 1e-9)]
+            if not fitting:
+                raise ValueError(f"{bitrate:g} bit/s is below one codebook: the least is {self.bitrate(1):g} bit/s")
+            if bitrate > self.bitrate() * (1 + 1e-9):
+                raise ValueError(f"{bitrate:g} bit/s is more than this model has: the most is {self.bitrate():g} bit/s")
+            if abs(self.bitrate(fitting[-1]) - bitrate) > 1e-6 * bitrate:
+                warnings.warn(f"{bitrate:g} bit/s rounds down to {self.bitrate(fitting[-1]):g} bit/s "
+                              f"({fitting[-1]} codebooks)", stacklevel=3)
+            return fitting[-1]
+        if num_codebooks is None:
+            return self.num_codebooks
+        if not 1 <= num_codebooks <= self.num_codebooks:
+            raise ValueError(f"num_codebooks={num_codebooks}: this model has 1 to {self.num_codebooks}")
+        return num_codebooks
+
+    @property
+    def spec(self) -> TokenSpec:
+        """What tokens of this model carry with them."""
+        encoder = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
+        return TokenSpec(
+            name=self.config.name, sample_rate=self.sample_rate, frame_size=self.frame_size,
+            codebook_sizes=self.codebook_sizes,
+            fingerprint=_fingerprint(encoder | {"codebooks": self.quantizer.codebooks}),
+            decoder_fingerprint=_fingerprint(self.decoder.state_dict() | {"codebooks": self.quantizer.codebooks}),
+        )
+
+    # Audio to tokens and back
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        wav: Tensor | np.ndarray,
+        sample_rate: int | None = None,
+        num_codebooks: int | None = None,
+        bitrate: float | None = None,
+        lengths: Tensor | list[int] | None = None,
+    ) -> Tokens:
+        """Encode audio.
+
+        Args:
+            wav: (T,), (channels, T) or (batch, channels, T), full scale at 1.
+            sample_rate: of `wav` in Hz; the model's by default. Other rates are resampled.
+            num_codebooks, bitrate: quality; all codebooks by default. `bitrate` in bit/s for each channel.
+            lengths: (batch,) valid samples of each item; what lies behind them is padding and changes nothing.
+
+        Returns tokens with codes (batch * channels, K, frames), frames = ceil(T / frame_size).
+        Raises ValueError for audio that is empty, not finite or of another shape.
+        """
+        rate = self.sample_rate if sample_rate is None else int(sample_rate)
+        if rate < 1:
+            raise ValueError(f"sample_rate={sample_rate} must be positive")
+        k = self.codebooks_for(num_codebooks, bitrate)
+        wav = torch.as_tensor(wav, dtype=torch.float32)
+        if wav.dim() not in (1, 2, 3):
+            raise ValueError(f"wav has shape {tuple(wav.shape)}: it must be (T,), (channels, T) or (batch, channels, T)")
+        wav = wav.reshape((1,) * (3 - wav.dim()) + tuple(wav.shape))
+        batch, channels, samples = wav.shape
+        lengths = [samples] * batch if lengths is None else [int(n) for n in lengths]
+        if len(lengths) != batch or not all(0 < n <= samples for n in lengths):
+            raise ValueError(f"lengths must be {batch} numbers from 1 to {samples}: the audio of an item is not empty")
+        if not torch.isfinite(wav).all():
+            raise ValueError("wav holds NaN or infinite samples: repair them first, e.g. torch.nan_to_num(wav)")
+        items = [self._at_model_rate(item[:, :n], rate) for item, n in zip(wav, lengths)]
+        spec = self.spec
+        frames = [frames_for(n, rate, spec) for n in lengths]
+        padded = torch.zeros(batch, channels, max(frames) * self.frame_size)
+        for row, item in zip(padded, items):
+            row[:, : item.shape[-1]] = item
+        codes = self.encode_frames(padded.reshape(batch * channels, 1, -1).to(self.device), k)
+        return Tokens(
+            codes=codes, spec=spec, sample_rate=rate, num_samples=tuple(lengths), channels=channels,
+            lengths=torch.tensor(frames).repeat_interleave(channels).to(codes.device),
+        )
+
+    def encode_frames(self, wav: Tensor, num_codebooks: int) -> Tensor:
+        """wav (B, 1, n * frame_size) at the model's rate to codes (B, k, n)."""
+        codes, state = [], None
+        for block in wav.split(BLOCK_FRAMES * self.frame_size, dim=2):
+            latents, state = self.encoder(block, state)
+            codes.append(self.quantizer.encode(latents, num_codebooks))
+        return torch.cat(codes, 2)
+
+    @torch.inference_mode()
+    def decode(self, tokens: Tokens) -> Tensor:
+        """Decode tokens to audio (batch, channels, T), float32 on the CPU, at the rate and length of what was encoded.
+
+        Items that are shorter than the longest end in zeros. Raises ValueError for tokens of another model.
+        """
+        self.check(tokens.spec)
+        wav = self.decode_frames(tokens.codes.to(self.device)).cpu()  # (B * channels, 1, n * frame_size)
+        wav = wav.reshape(tokens.batch_size, tokens.channels, -1)
+        out = torch.zeros(tokens.batch_size, tokens.channels, max(tokens.num_samples))
+        for row, item, n in zip(out, wav, tokens.num_samples):
+            length = math.ceil(n * self.sample_rate / tokens.sample_rate)
+            item = torch.from_numpy(resample(item[:, :length].numpy(), self.sample_rate, tokens.sample_rate))
+            row[:, : min(n, item.shape[-1])] = item[:, :n]
+        return out
+
+    def decode_frames(self, codes: Tensor) -> Tensor:
+        """codes (B, k, n) to samples (B, 1, n * frame_size) at the model's rate, aligned with the input."""
+        delay, state, parts = self.decoder.delay, None, []
+        for block in codes.split(BLOCK_FRAMES, dim=2):
+            wav, state = self.decoder(self.quantizer.decode(block), state)
+            parts.append(wav)
+        parts.append(self.decoder(self.silence(codes.shape[0]), state)[0])
+        return torch.cat(parts, 2)[..., delay : delay + codes.shape[2] * self.frame_size]
+
+    def silence(self, batch: int) -> Tensor:
+        """Zero latents (batch, dim, n) that push the last `delay` samples out of the decoder."""
+        return torch.zeros(batch, self.config.dim, math.ceil(self.decoder.delay / self.frame_size), device=self.device)
+
+    def stream(self, batch_size: int = 1, num_codebooks: int | None = None) -> Stream:
+        """A live encoder and decoder for `batch_size` parallel mono signals at the model's rate."""
+        return Stream(self, batch_size, self.codebooks_for(num_codebooks))
+
+    def check(self, spec: TokenSpec) -> None:
+        """Raise ValueError unless tokens of `spec` can be decoded here: the codebooks must be the very same."""
+        own = self.spec
+        if spec.fingerprint != own.fingerprint:
+            raise ValueError(
+                f"these tokens were made by model {spec.name!r} with encoder and codebooks {spec.fingerprint}, "
+                f"but this is {own.name!r} with {own.fingerprint}: load the model that made them"
+            )
+
+    def _at_model_rate(self, wav: Tensor, rate: int) -> Tensor:
+        return wav if rate == self.sample_rate else torch.from_numpy(resample(wav.cpu().numpy(), rate, self.sample_rate))
+
+    # Training
+
+    def forward(self, wav: Tensor, active: Tensor | None = None, quantize: bool = True) -> CodecOutput:
+        """wav (B, 1, n * frame_size) through the whole codec with gradients; active (B,) codebooks of each item."""
+        latents, _ = self.encoder(wav)
+        with torch.autocast(wav.device.type, enabled=False):
+            latents = latents.float()
+            result = self.quantizer(latents, active) if quantize else None
+            quantized = result.quantized if quantize else latents
+        delay = self.decoder.delay
+        audio, _ = self.decoder(F.pad(quantized, (0, math.ceil(delay / self.frame_size))))
+        return CodecOutput(
+            audio=audio[..., delay : delay + wav.shape[-1]].float(), latents=latents, quantized=quantized,
+            codes=result.codes if quantize else None, losses=result.losses if quantize else {},
+            stats=result.stats if quantize else {},
+        )
+
+
+def _fingerprint(tensors: dict[str, Tensor]) -> str:
+    """16 hexadecimal digits of the SHA-256 of named tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,71 @@
+"""Causal ConvNeXt block (Liu et al. 2022, https://arxiv.org/abs/2201.03545) for frames, as Vocos uses it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codec.nn.linear import Linear
+
+
+class _ShiftedProducts(torch.autograd.Function):
+    """y[t] = bias + sum over k of weight[k] * x[t + k], on x (B, K - 1 + T, C) to y (B, T, C).
+
+    Written out because autograd's own backward of seven slices fills and copies the whole input seven times.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        frames = x.shape[1] - weight.shape[0] + 1
+        y = torch.addcmul(bias, x[:, :frames], weight[0])
+        for tap in range(1, weight.shape[0]):
+            y.addcmul_(x[:, tap : tap + frames], weight[tap])
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        frames = grad.shape[1]
+        grad_x, grad_weight = torch.zeros_like(x), torch.empty_like(weight)
+        for tap in range(weight.shape[0]):
+            grad_x[:, tap : tap + frames].addcmul_(grad, weight[tap])
+            grad_weight[tap] = (grad * x[:, tap : tap + frames]).sum((0, 1))
+        return grad_x, grad_weight, grad.sum((0, 1))
+
+
+class CausalDepthwiseConv(nn.Module):
+    """Depthwise convolution over time on (B, T, C) that looks `kernel_size - 1` frames back and none ahead.
+
+    It is a sum of shifted products in a fixed order: the same bits for every chunking, and on a CPU faster than a
+    grouped convolution with its two transpositions.
+    """
+
+    def __init__(self, channels: int, kernel_size: int):
+        super().__init__()
+        self.history = kernel_size - 1
+        self.weight = nn.Parameter(torch.empty(kernel_size, channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        nn.init.trunc_normal_(self.weight, std=kernel_size**-0.5)
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        past = x.new_zeros(x.shape[0], self.history, x.shape[2]) if state is None else state
+        x = torch.cat([past, x], dim=1)  # (B, history + T, C)
+        return _ShiftedProducts.apply(x.float(), self.weight, self.bias), x[:, x.shape[1] - self.history :]
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution, layer norm, two pointwise layers with GELU, layer scale, residual. (B, T, C) to the same."""
+
+    def __init__(self, channels: int, hidden: int, kernel_size: int = 7, layer_scale: float = 0.1):
+        super().__init__()
+        self.depthwise = CausalDepthwiseConv(channels, kernel_size)
+        self.norm = nn.LayerNorm(channels)
+        self.expand = Linear(channels, hidden)
+        self.project = Linear(hidden, channels)
+        self.scale = nn.Parameter(torch.full((channels,), layer_scale))
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        y, state = self.depthwise(x, state)
+        return x + self.scale * self.project(F.gelu(self.expand(self.norm(y)))), state

@@ -1,0 +1,183 @@
+"""Adversarial training of a codec as a LightningModule, with manual optimisation.
+
+One step is one update of the generator. Everything random in a step is drawn from hash(seed, step, rank), the position
+in the data is the step number, and schedules are functions of it: what a checkpoint must hold is the step, the two
+networks, the two optimisers, the quantizer's statistics and the averaged weights.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+
+import discriminators
+from codec import hub
+from codec.model import Codec
+from codec.training.balancer import balanced_gradient
+from codec.training.ema import EMA
+from codec.training.losses import SpectralLosses
+from codec.training.recipe import Recipe
+from discriminators.losses import discriminator_loss, feature_matching_loss, generator_loss
+
+INIT_BATCHES = 12  # batches of latents on which the codebooks start by k-means
+
+
+class CodecTraining(lightning.LightningModule):
+    """Trains `self.model`. Batches are crops (B, 1, T), one a step."""
+
+    def __init__(self, recipe: Recipe, batches=None):
+        """batches: `batch(step, rank) -> (B, 1, T)`, from which the codebooks' first latents are drawn too."""
+        super().__init__()
+        self.automatic_optimization = False
+        self.recipe, self.batches = recipe, batches
+        torch.manual_seed(recipe.run.seed)
+        self.model = Codec(recipe.model)
+        crop_frames = round(recipe.data.crop_seconds * recipe.model.sample_rate) // recipe.model.frame_size
+        self.model.quantizer.prepare_training(recipe.data.batch_size * crop_frames)
+        if recipe.init:
+            self._start_from(hub.load(recipe.init))
+        entries = recipe.adversary.discriminators
+        self.discriminator = discriminators.build_all(entries) if entries else None
+        self.spectral = SpectralLosses(recipe.model.sample_rate, recipe.loss.spectral)
+        self.ema = EMA(self.model, recipe.schedule.ema)
+        self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
+        self.step = 0
+
+    def _start_from(self, model: Codec) -> None:
+        """Fine-tune: take weights and codebooks of a trained model of the same shape."""
+        self.model.load_state_dict(model.state_dict(), strict=False)
+        self.model.quantizer.start_from_codebooks()
+
+    # Optimisers
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        schedule = self.recipe.schedule
+        options = {"betas": schedule.adam_betas, "weight_decay": schedule.weight_decay}
+        networks = [(self.model, schedule.learning_rate)]
+        if self.discriminator is not None:
+            networks.append((self.discriminator, self.recipe.adversary.learning_rate))
+        return [torch.optim.AdamW(network.parameters(), lr=rate, **options) for network, rate in networks]
+
+    def rate_factor(self, step: int) -> float:
+        """Learning rate at a step relative to its highest: linear warm-up, constant, cosine decay."""
+        schedule = self.recipe.schedule
+        warmup = min(1.0, (step + 1) / max(1, schedule.warmup))
+        begin = schedule.steps * (1 - schedule.decay)
+        progress = min(1.0, max(0.0, (step - begin) / max(1.0, schedule.steps - begin)))
+        return warmup * (schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    # One step
+
+    def training_step(self, batch: Tensor, batch_index: int) -> None:
+        step, schedule, adversary = self.step, self.recipe.schedule, self.recipe.adversary
+        torch.manual_seed(_hash(self.recipe.run.seed, step, self.global_rank))
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        for optimizer, rate in zip(optimizers, (schedule.learning_rate, adversary.learning_rate)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * self.rate_factor(step)
+        quantize = step >= schedule.quantize_from
+        if quantize and not self.model.quantizer.initialized:
+            self._initialize_codebooks()
+        judged = self.discriminator is not None and step >= adversary.start and step % adversary.every == 0
+
+        output = self.model(batch, self._active(batch.shape[0]) if quantize else None, quantize)
+        spectral = self.spectral(output.audio, batch)
+        losses, shares = {"reconstruction": spectral.total}, {"reconstruction": self.recipe.loss.reconstruction_share}
+        if judged:
+            real, fake = self._sub_crops(batch, output.audio)
+            self._update_discriminator(optimizers[1], real, fake.detach())
+            self.discriminator.requires_grad_(False)
+            judged_fake = self.discriminator(fake)
+            with torch.no_grad():
+                judged_real = self.discriminator(real)
+            losses |= {
+                "adversarial": generator_loss(judged_fake, adversary.kind),
+                "feature_matching": feature_matching_loss(judged_real, judged_fake),
+            }
+            shares |= {
+                "adversarial": self.recipe.loss.adversarial_share,
+                "feature_matching": self.recipe.loss.feature_share,
+            }
+        gradient = balanced_gradient(losses, shares, output.audio)
+        if judged:
+            self.discriminator.requires_grad_(True)
+        # One backward pass through the codec: the balanced gradient at its output, and the commitment at its latents.
+        objective = (output.audio * gradient).sum()
+        if quantize:
+            objective = objective + self.recipe.loss.commitment * output.losses["commitment"]
+        optimizers[0].zero_grad(set_to_none=True)
+        self.manual_backward(objective)
+        norm = self._clip(self.model)
+        optimizers[0].step()
+        self.step = step + 1
+        self.steps_done.fill_(self.step)
+        self.ema.update(self.model, step)
+        self._log_step(losses | spectral.terms | output.losses, output.stats, norm)
+
+    def _update_discriminator(self, optimizer: Any, real: Tensor, fake: Tensor) -> None:
+        loss = discriminator_loss(self.discriminator(real), self.discriminator(fake), self.recipe.adversary.kind)
+        optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(loss)
+        self._clip(self.discriminator)
+        optimizer.step()
+        self.log("discriminator", loss.detach())
+
+    def _clip(self, network: torch.nn.Module) -> Tensor:
+        """Clip the gradient's norm; a gradient that is not finite is dropped, so that one bad batch does no harm."""
+        parameters = [p for p in network.parameters() if p.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.schedule.clip)
+        if not torch.isfinite(norm):
+            for parameter in parameters:
+                parameter.grad.zero_()
+        return norm
+
+    def _sub_crops(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """The same random excerpt of both (B, 1, T): discriminators cost more than the codec."""
+        length = min(real.shape[-1], round(self.recipe.adversary.crop_seconds * self.recipe.model.sample_rate))
+        start = int(torch.randint(0, real.shape[-1] - length + 1, ()))
+        return real[..., start : start + length], fake[..., start : start + length]
+
+    def _active(self, batch: int) -> Tensor:
+        """Quantizer dropout: codebooks (B,) of each item. A share `full_rate` uses all, the rest 1..K by weight."""
+        schedule = self.recipe.schedule
+        weights = torch.tensor(schedule.dropout_weights)
+        active = 1 + torch.multinomial(weights, batch, replacement=True)
+        full = torch.rand(batch) < schedule.full_rate
+        return torch.where(full, len(weights), active).to(self.device)
+
+    @torch.no_grad()
+    def _initialize_codebooks(self) -> None:
+        latents = [
+            self.model.encoder(self.batches(-1 - index, 0).to(self.device))[0].float() for index in range(INIT_BATCHES)
+        ]
+        self.model.quantizer.initialize(torch.cat(latents))
+
+    # Records
+
+    def _log_step(self, terms: dict[str, Tensor], stats: dict[str, Tensor], norm: Tensor) -> None:
+        values = {name: value.detach() for name, value in terms.items()}
+        if self.step % self.recipe.run.log_every == 0:
+            for name, per_codebook in stats.items():
+                values |= {f"{name}_{index + 1}": value for index, value in enumerate(per_codebook)}
+        self.log_dict(values | {"gradient_norm": norm, "step": float(self.step)})
+        self.log("loss", values["reconstruction"], prog_bar=True, logger=False)
+
+    # Resuming
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ema"] = self.ema.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.ema.load_state_dict(checkpoint["ema"])
+        self.step = int(checkpoint["state_dict"]["steps_done"])
+
+
+def _hash(*numbers: int) -> int:
+    """A seed that differs for every tuple of numbers."""
+    return int(np.random.SeedSequence([n % 2**32 for n in numbers]).generate_state(1, np.uint64)[0] >> 1)

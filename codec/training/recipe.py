@@ -1,0 +1,194 @@
+"""Recipes: a YAML file by name or path, `key=value` overrides, checked into typed settings."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import codec
+from codec.config import CodecConfig, ConfigError, build
+
+RECIPES = [Path(codec.__file__).parent / "recipes", Path(codec.__file__).parent.parent / "recipes"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """train: folder, manifest.json or jsonl of audio. valid: the same for validation, or empty for none."""
+
+    train: str = ""
+    valid: str = ""
+    cache: str = ""
+    batch_size: int = 16
+    crop_seconds: float = 1.0
+    workers: int = 1
+    valid_items: int = 8
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """spectral: entries of `codec.training.losses.SpectralLosses`. Then the weight of the commitment, in which nothing else
+    competes, and the shares of the gradient at the decoded audio of reconstruction and adversary.
+    """
+
+    spectral: list = field(default_factory=list)
+    commitment: float = 0.25
+    reconstruction_share: float = 1.0
+    adversarial_share: float = 0.3
+    feature_share: float = 0.6
+
+
+@dataclass(frozen=True)
+class AdversaryConfig:
+    """Discriminators and when they judge: from step `start` on, every `every` steps, on `crop_seconds` of each item."""
+
+    discriminators: list = field(default_factory=list)
+    kind: str = "hinge"
+    start: int = 0
+    every: int = 1
+    crop_seconds: float = 0.5
+    learning_rate: float = 3e-4
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Everything that depends on the step, where one step is one update of the generator.
+
+    The learning rate warms up, stays, and decays by a cosine over the last `decay` of the steps to `final` of itself.
+    Until `quantize_from` the latents pass unquantized; then the codebooks start by k-means.
+    """
+
+    steps: int = 100_000
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    decay: float = 0.3
+    final: float = 0.02
+    quantize_from: int = 200
+    full_rate: float = 0.5
+    dropout_weights: tuple[float, ...] = (2.0, 1.0, 2.0, 1.0, 1.0, 2.0, 1.0, 1.0)
+    ema: float = 0.999
+    clip: float = 1.0
+    adam_betas: tuple[float, ...] = (0.8, 0.99)
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where and how to run. precision: auto, 32-true or bf16-mixed. max_minutes: 0 for no limit."""
+
+    out: str = "runs"
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    precision: str = "auto"
+    threads: int = 0
+    compile: bool = False
+    checkpoint_every: int = 500
+    valid_every: int = 1000
+    log_every: int = 50
+    max_minutes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training run. init: a model to start from (`codec.load` name), or empty."""
+
+    model: CodecConfig
+    data: DataConfig
+    loss: LossConfig
+    adversary: AdversaryConfig
+    schedule: ScheduleConfig
+    run: RunConfig
+    init: str = ""
+
+
+SECTIONS = {"data": DataConfig, "loss": LossConfig, "adversary": AdversaryConfig, "schedule": ScheduleConfig, "run": RunConfig}
+
+
+def names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted({path.stem for folder in RECIPES for path in folder.glob("*.yaml")})
+
+
+def load(name: str, overrides: typing.Sequence[str] = ()) -> Recipe:
+    """Read the recipe `name` (or a path to a YAML file) and apply overrides such as `data.batch_size=8`.
+
+    Raises ConfigError for unknown recipes, keys and values.
+    """
+    import yaml
+
+    path = _find(name)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not a readable YAML recipe ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of sections")
+    for override in overrides:
+        _override(values, override)
+    return from_dict(values)
+
+
+def from_dict(values: dict[str, Any]) -> Recipe:
+    """A recipe of plain values, checked."""
+    unknown = sorted(set(values) - set(SECTIONS) - {"model", "init"})
+    if unknown:
+        raise ConfigError(f"a recipe has no section {', '.join(unknown)}; it has model, {', '.join(SECTIONS)}, init")
+    parts = {}
+    for section, cls in SECTIONS.items():
+        if not isinstance(values.get(section, {}), dict):
+            raise ConfigError(f"section {section} of a recipe is a mapping of settings")
+        parts[section] = build(cls, values.get(section, {}), section)
+    recipe = Recipe(model=CodecConfig.from_dict(values.get("model", {})), init=str(values.get("init") or ""), **parts)
+    _check(recipe)
+    return recipe
+
+
+def _check(recipe: Recipe) -> None:
+    if recipe.data.crop_seconds * recipe.model.sample_rate < recipe.model.frame_size:
+        raise ConfigError(f"data.crop_seconds={recipe.data.crop_seconds} is shorter than one frame of the model")
+    for where, value in (
+        ("data.batch_size", recipe.data.batch_size), ("schedule.steps", recipe.schedule.steps),
+        ("adversary.every", recipe.adversary.every), ("run.checkpoint_every", recipe.run.checkpoint_every),
+        ("run.log_every", recipe.run.log_every), ("run.valid_every", recipe.run.valid_every),
+    ):
+        if value < 1:
+            raise ConfigError(f"{where}={value} must be at least 1")
+    if not recipe.loss.spectral:
+        raise ConfigError("loss.spectral is empty: name at least one reconstruction loss, e.g. {name: mel}")
+    weights = recipe.schedule.dropout_weights
+    if len(weights) != recipe.model.quantizer.num_codebooks or min(weights) < 0 or sum(weights) <= 0:
+        raise ConfigError("schedule.dropout_weights needs one weight >= 0 for each codebook, not all 0")
+    if len(recipe.schedule.adam_betas) != 2:
+        raise ConfigError("schedule.adam_betas are two numbers")
+    if recipe.run.precision not in ("auto", "32-true", "bf16-mixed"):
+        raise ConfigError(f"run.precision={recipe.run.precision}: it is auto, 32-true or bf16-mixed")
+
+
+def _find(name: str) -> Path:
+    for folder in RECIPES:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return path
+    raise ConfigError(f"no recipe is named {name!r}: there is {', '.join(names())}, or give the path of a .yaml file")
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    import yaml
+
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r} is no override: write key=value, e.g. data.batch_size=8")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{key}: {parent} is a value, not a section")
+    try:
+        values[last] = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        raise ConfigError(f"{override!r}: the value is no YAML") from None
