@@ -299,7 +299,8 @@ class _Source:
 class TokReader:
     """Reads a .tok file block by block, in constant memory, from a path, a pipe (`-` is standard input) or a binary file.
 
-    `spec`, `num_codebooks`, `sample_rate` and `channels` are known at once, `num_samples` and `lost` after `blocks()`.
+    `spec`, `num_codebooks`, `sample_rate` and `channels` are known at once, `num_samples`, `lost` and
+    `complete` (its end block is there) after `blocks()`.
 
     Args:
         source: a path, `-`, or an open binary file; it need not be seekable.
@@ -318,6 +319,7 @@ class TokReader:
         self._file = self._open(source)
         self._source = _Source(self._file, self.name)
         self.num_samples: int | None = None
+        self.complete = False  # whether the end block has been read
         self._lost: list[tuple[int, int]] = []
         self._frames = self._blocks = 0
         try:
@@ -472,7 +474,7 @@ class TokReader:
                 raise TokError(f"{self.name}: not one of its blocks is whole: there is nothing to salvage")
             if found is not None:
                 yield from self._fill(found.num_frames, before, skipped)
-                self.num_samples = found.num_samples
+                self.num_samples, self.complete = found.num_samples, True
             else:
                 self.num_samples = samples_for(self._frames, self.sample_rate, self.spec)
             return
