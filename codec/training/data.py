@@ -1,0 +1,323 @@
+"""Training crops: which samples a step sees follows from (seed, step, rank, item) alone, so the position in the data is the step.
+
+    crops = SpeechCrops("corpus/", sample_rate=16_000, crop_samples=16_000, batch_size=16)
+    wav = crops.batch(step=1200)                                  # (16, 1, 16000), the same on every call and machine
+    for wav in step_loader(crops, start=1200, stop=5000): ...     # resumed: nothing else to restore
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from codec.atomic import Output
+
+SILENT_CROP = 10 ** (-55 / 20)  # RMS over the file's peak: below it a crop is drawn again
+SILENT_FILE = 10 ** (-50 / 20)  # peak: below it a file is left out
+TRIES = 100
+CACHE_VERSION = 1
+
+
+class DataError(ValueError):
+    """The training data cannot be used; one line that says why and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a corpus. group: what sampling balances (source, speaker set, ...); weight: of the file inside its group."""
+
+    path: str
+    group: str = ""
+    weight: float = 1.0
+
+
+class SpeechCrops:
+    """Random crops of a corpus, as a pure function of (seed, step, rank, item).
+
+    source        a folder (any depth), or a manifest: see `list_audio`.
+    cache         folder of the decoded corpus; empty for the user's cache folder.
+    group_power   groups are drawn in proportion to hours ** group_power: 1 as they are, 0 all alike; files in proportion to
+                  length times weight.
+    gain_db       range of the file's peak after augmentation, at most 0 so that nothing clips.
+    tilt          largest |a| of the filter (1 + a z^-1) / (1 + |a|), a slight dulling or brightening; 0 for none.
+    split         which entries of a manifest to keep, where it says.
+    augment       False: crops as they are in the file, for looking at data.
+
+    Files shorter than a crop are followed by zeros; crops near silence are drawn again. Raises DataError where no sound is found.
+    """
+
+    def __init__(self, source: str | Path, sample_rate: int, crop_samples: int, batch_size: int = 16, seed: int = 0, cache: str | Path = "",
+                 group_power: float = 0.5, gain_db: tuple[float, float] = (-20.0, 0.0), tilt: float = 0.0, split: str = "train",
+                 augment: bool = True) -> None:
+        if crop_samples < 1 or batch_size < 1:
+            raise DataError(f"crops of {crop_samples} samples in batches of {batch_size} cannot be drawn; both must be at least 1")
+        if not gain_db[0] <= gain_db[1] <= 0:
+            raise DataError(f"gain_db {tuple(gain_db)} must rise to at most 0, or crops would clip")
+        self.crop_samples, self.batch_size, self.seed = crop_samples, batch_size, seed
+        self.gain_db, self.tilt, self.augment = tuple(gain_db), tilt, augment
+        self.corpus = DecodedCorpus(list_audio(source, split), sample_rate, cache)
+        files = self.corpus.files
+        audible = [i for i, file in enumerate(files) if file["peak"] >= SILENT_FILE and file["weight"] > 0]
+        if not audible:
+            raise DataError(f"all {len(files)} files of {source} are silent (peaks below -50 dBFS); check the recordings")
+        self._groups: list[tuple[np.ndarray, np.ndarray]] = []  # file numbers, cumulative probabilities
+        seconds = []
+        for name in sorted({files[i]["group"] for i in audible}):
+            members = [i for i in audible if files[i]["group"] == name]
+            mass = np.array([files[i]["length"] * files[i]["weight"] for i in members], dtype=np.float64)
+            self._groups.append((np.array(members), np.cumsum(mass) / mass.sum()))
+            seconds.append(sum(files[i]["length"] for i in members) / sample_rate)
+        share = np.array(seconds) ** group_power
+        self._group_edges = np.cumsum(share) / share.sum()
+        self.seconds = float(sum(seconds))
+
+    def batch(self, step: int, rank: int = 0) -> Tensor:
+        """(batch_size, 1, crop_samples) float32 in [-1, 1]."""
+        crops = np.stack([self.item(step, rank, item) for item in range(self.batch_size)])
+        return torch.from_numpy(crops).unsqueeze(1)
+
+    def item(self, step: int, rank: int, item: int) -> np.ndarray:
+        """One crop (crop_samples,) float32. Only `random()` is used of the generator: numpy promises its stream to stay."""
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, step, rank, item])))
+        for _ in range(TRIES):
+            members, edges = self._groups[_pick(self._group_edges, rng.random())]
+            file = self.corpus.files[members[_pick(edges, rng.random())]]
+            room = max(0, file["length"] - self.crop_samples)
+            crop = self.corpus.read(file, int(rng.random() * (room + 1)), self.crop_samples)
+            if np.sqrt(np.mean(np.square(crop))) >= SILENT_CROP * file["peak"]:
+                return self._augmented(crop, file["peak"], rng) if self.augment else crop
+        raise DataError(f"{TRIES} crops of {self.crop_samples} samples in a row were silent; remove silent recordings or use longer crops")
+
+    def _augmented(self, crop: np.ndarray, peak: float, rng: np.random.Generator) -> np.ndarray:
+        low, high = self.gain_db
+        gain = 10 ** ((low + (high - low) * rng.random()) / 20) / peak
+        crop = crop * np.float32(gain if rng.random() < 0.5 else -gain)
+        if self.tilt:
+            a = self.tilt * (2 * rng.random() - 1)
+            crop[1:] = (crop[1:] + np.float32(a) * crop[:-1]) / np.float32(1 + abs(a))
+            crop[0] /= np.float32(1 + abs(a))
+        return np.clip(crop, -1.0, 1.0)  # rounding only: the gain is relative to the file's peak
+
+
+class StepDataset(Dataset):
+    """``dataset[step]`` is the batch of that step, (B, 1, T)."""
+
+    def __init__(self, crops: SpeechCrops, rank: int = 0) -> None:
+        self.crops, self.rank = crops, rank
+
+    def __getitem__(self, step: int) -> Tensor:
+        return self.crops.batch(step, self.rank)
+
+
+def step_loader(crops: SpeechCrops, start: int, stop: int, rank: int = 0, workers: int = 0, pin_memory: bool = False) -> DataLoader:
+    """Batches of the steps start to stop - 1, in order, with any number of workers. Leaves torch's global random state alone."""
+    return DataLoader(StepDataset(crops, rank), batch_size=None, sampler=range(start, stop), num_workers=workers, pin_memory=pin_memory,
+                      generator=torch.Generator())
+
+
+def list_audio(source: str | Path, split: str = "train") -> list[Entry]:
+    """The files of a corpus, in a fixed order. Raises DataError.
+
+    A folder: every file with the suffix of a format that soundfile reads; its group is the first folder below ``source``. A folder that
+    holds a manifest.json is read through it, so that what the manifest keeps apart stays apart.
+    A manifest: .jsonl (an object a line) or .json (a list of objects) with ``path`` (relative to the manifest) and, optionally, ``source``
+    (the group), ``weight``, and ``split``: where that is there, only entries of ``split`` are kept.
+    """
+    source = Path(source).expanduser()
+    if source.is_dir() and (source / "manifest.json").is_file():
+        source = source / "manifest.json"
+    if source.is_dir():
+        suffixes = _suffixes()
+        paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+        entries = [Entry(str(p), p.relative_to(source).parts[0] if p.parent != source else "") for p in paths]
+    elif source.is_file():
+        entries = [_entry(row, number, source) for number, row in enumerate(_rows(source), 1)
+                   if not isinstance(row, dict) or row.get("split", split) == split]
+    else:
+        raise DataError(f"there is no training data at {source}; name a folder of audio files or a manifest")
+    if not entries:
+        raise DataError(f"{source} names no audio file to train on (split {split!r}); check the folder or the manifest")
+    return entries
+
+
+def decode(path: str | Path, sample_rate: int) -> np.ndarray:
+    """A file as mono int16 (T,) at ``sample_rate``; channels are averaged. Raises DataError for what cannot be read or holds no sample."""
+    import soundfile
+    import soxr
+
+    parts = []
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            resampler = soxr.ResampleStream(file.samplerate, sample_rate, 1, dtype="float32", quality="HQ")
+            for block in file.blocks(2**18, dtype="float32", always_2d=True):
+                if not np.isfinite(block).all():
+                    raise DataError("it holds NaN or infinite samples")
+                parts.append(_int16(resampler.resample_chunk(np.ascontiguousarray(block.mean(axis=1)))))
+            parts.append(_int16(resampler.resample_chunk(np.zeros(0, np.float32), last=True)))
+    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+        raise DataError(str(error)) from error
+    wav = np.concatenate(parts)
+    if not wav.size:
+        raise DataError("it holds no samples")
+    return wav
+
+
+class DecodedCorpus:
+    """All files of a corpus decoded once, one after the other in one int16 array on disk that is mapped, not read.
+
+    The cache is a pair NAME.npy and NAME.json under ``cache``, with NAME made of every path, size, time of change, group and weight and the
+    rate: a changed corpus is decoded anew. Files that cannot be decoded are left out with one warning; DataError if none can.
+
+    files    for each file: path, group, weight, start and length (samples), peak (in [0, 1]).
+    skipped  (path, reason) of the files left out.
+    """
+
+    def __init__(self, entries: list[Entry], sample_rate: int, cache: str | Path = "") -> None:
+        folder = Path(cache).expanduser() if cache else _user_cache()
+        name = folder / _fingerprint(entries, sample_rate)
+        self.samples_path = name.with_suffix(".npy")
+        index = _load_index(name)
+        if index is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            index = _build(entries, sample_rate, name)
+        self.files: list[dict[str, Any]] = index["files"]
+        self.skipped: list[tuple[str, str]] = [tuple(pair) for pair in index["skipped"]]
+        self._samples: np.ndarray | None = None
+        if self.skipped:
+            path, reason = self.skipped[0]
+            warnings.warn(f"{len(self.skipped)} of {len(entries)} training files were left out, the first being {path}: {reason}", stacklevel=3)
+
+    def read(self, file: dict[str, Any], offset: int, length: int) -> np.ndarray:
+        """(length,) float32 from ``offset`` of one of ``files``, zeros after its end."""
+        if self._samples is None:
+            self._samples = np.load(self.samples_path, mmap_mode="r")
+        stop = min(file["length"], offset + length)
+        crop = np.zeros(length, dtype=np.float32)
+        np.multiply(self._samples[file["start"] + offset : file["start"] + stop], np.float32(1 / 32767), out=crop[: stop - offset])
+        return crop
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_samples": None}  # a worker process maps the file itself
+
+
+def _build(entries: list[Entry], sample_rate: int, name: Path) -> dict[str, Any]:
+    """Decode everything to NAME.npy, then write NAME.json, which makes the pair valid."""
+    files, skipped, start = [], [], 0
+    output = Output(name.with_suffix(".npy"))
+    try:
+        header = _write_header(output, 0)
+        with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
+            for entry, wav in zip(entries, pool.map(lambda entry: _attempt(entry, sample_rate), entries)):
+                if isinstance(wav, DataError):
+                    skipped.append((entry.path, str(wav)))
+                    continue
+                output.write(wav.tobytes())
+                peak = int(np.abs(wav.astype(np.int32)).max()) / 32767
+                files.append(asdict(entry) | {"start": start, "length": int(wav.size), "peak": peak})
+                start += int(wav.size)
+        if not files:
+            raise DataError(f"none of {len(entries)} training files can be read, the first being {skipped[0][0]}: {skipped[0][1]}")
+        output.seek(0)
+        if _write_header(output, start) != header:
+            raise DataError("numpy wrote headers of two sizes; report this with your numpy version")
+        output.commit()
+    except BaseException:
+        output.discard()
+        raise
+    index = {"sample_rate": sample_rate, "samples": start, "files": files, "skipped": skipped}
+    output = Output(name.with_suffix(".json"))
+    try:
+        output.write(json.dumps(index).encode())
+        output.commit()
+    except BaseException:
+        output.discard()
+        raise
+    return index
+
+
+def _attempt(entry: Entry, sample_rate: int) -> np.ndarray | DataError:
+    try:
+        return decode(entry.path, sample_rate)
+    except DataError as error:
+        return error
+
+
+def _write_header(output: Output, length: int) -> int:
+    """The .npy header of an int16 array; numpy leaves room in it, so that it has one size for every length."""
+    np.lib.format.write_array_header_1_0(output, {"descr": "<i2", "fortran_order": False, "shape": (length,)})
+    return output.tell()
+
+
+def _load_index(name: Path) -> dict[str, Any] | None:
+    """The index of a finished cache, or None where there is none or its samples are not all there."""
+    try:
+        index = json.loads(name.with_suffix(".json").read_text())
+        samples = np.load(name.with_suffix(".npy"), mmap_mode="r")
+        return index if samples.shape == (index["samples"],) and samples.dtype == np.int16 else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _fingerprint(entries: list[Entry], sample_rate: int) -> str:
+    digest = hashlib.sha256(f"{CACHE_VERSION} {sample_rate}".encode())
+    for entry in entries:
+        try:
+            stat = os.stat(entry.path)
+            state: tuple[int, int] | None = (stat.st_size, stat.st_mtime_ns)
+        except OSError:
+            state = None
+        digest.update(json.dumps([os.path.abspath(entry.path), entry.group, entry.weight, state]).encode())
+    return digest.hexdigest()[:24]
+
+
+def _rows(manifest: Path) -> Iterable[Any]:
+    try:
+        text = manifest.read_text(encoding="utf-8")
+        if manifest.suffix.lower() == ".jsonl":
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise DataError(f"the manifest {manifest} cannot be read ({error}); it must be a JSON list or one JSON object a line") from error
+    if not isinstance(rows, list):
+        raise DataError(f"the manifest {manifest} must be a JSON list of objects with a 'path'")
+    return rows
+
+
+def _entry(row: Any, number: int, manifest: Path) -> Entry:
+    if not isinstance(row, dict) or not isinstance(row.get("path"), str):
+        raise DataError(f"entry {number} of {manifest} has no 'path'; give each entry the path of its audio file")
+    weight = row.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
+        raise DataError(f"entry {number} of {manifest} has the weight {weight!r}; a weight is a number from 0 up")
+    return Entry(str(manifest.parent / row["path"]), str(row.get("source", "")), float(weight))
+
+
+def _suffixes() -> set[str]:
+    import soundfile
+
+    return {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {".aif", ".aifc", ".oga", ".opus"}
+
+
+def _int16(wav: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(wav * 32767), -32767, 32767).astype("<i2")
+
+
+def _pick(edges: np.ndarray, uniform: float) -> int:
+    """The first place whose cumulative probability exceeds ``uniform`` in [0, 1)."""
+    return min(int(np.searchsorted(edges, uniform, side="right")), len(edges) - 1)
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neural-codec-toolkit" / "audio"
