@@ -1,0 +1,149 @@
+"""Reconstruction losses: auraloss' numbers, safe at silence, the same for quiet and loud speech."""
+
+import builtins
+
+import pytest
+import torch
+
+from codec.training.losses import FLOOR, LEVEL, TERMS, SpectralLosses
+
+auraloss = pytest.importorskip("auraloss")
+pytest.importorskip("librosa")
+ALL = [{"name": name} for name in TERMS]
+
+
+@pytest.fixture(scope="module")
+def losses():
+    return SpectralLosses(16_000, ALL)
+
+
+def at_level(seed, level=LEVEL, items=2):
+    wav = torch.randn(items, 1, 6000, generator=torch.Generator().manual_seed(seed))
+    return wav * (level / wav.square().mean(-1, keepdim=True).sqrt())
+
+
+def test_mr_stft_and_mel_are_auralosss_numbers_and_gradients(losses):
+    target = at_level(0)
+    ours = at_level(1).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    n_ffts, hops = [256, 512, 1024, 2048], [64, 128, 256, 512]
+    terms = losses(ours, target).terms
+    mr_stft = auraloss.freq.MultiResolutionSTFTLoss(n_ffts, hops, n_ffts)(theirs, target)
+    mel = sum(auraloss.freq.MelSTFTLoss(16_000, n, n // 4, n, w_sc=0.0, n_mels=m)(theirs, target) for n, m in zip(n_ffts, (16, 32, 64, 80))) / 4
+    torch.testing.assert_close(terms["mr_stft"], mr_stft, rtol=1e-4, atol=0)
+    torch.testing.assert_close(terms["mel"], mel, rtol=1e-4, atol=0)
+    (terms["mr_stft"] + terms["mel"]).backward()
+    (mr_stft + mel).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-2, atol=1e-3 * theirs.grad.abs().max().item())
+
+
+@pytest.mark.parametrize("name", list(TERMS))
+def test_zero_for_a_perfect_copy_and_more_for_more_noise(name):
+    loss, target = SpectralLosses(16_000, [{"name": name}]), at_level(0)
+    values = [loss(target + k * at_level(1), target).total.item() for k in (0.0, 0.1, 1.0)]
+    assert values[0] == pytest.approx(0, abs=1e-6) and values[0] < values[1] < values[2]
+
+
+@pytest.mark.parametrize("name", list(TERMS))
+def test_quiet_speech_counts_as_much_as_loud(name):
+    loss, target, noise = SpectralLosses(16_000, [{"name": name}]), at_level(0), at_level(1)
+    loud, quiet = (loss(g * (target + 0.3 * noise), g * target).total.item() for g in (1.0, 0.1))
+    assert quiet == pytest.approx(loud, rel=1e-3)
+
+
+@pytest.mark.parametrize("decoded", ["silence", "faint", "loud"])
+@pytest.mark.parametrize("name", list(TERMS))
+def test_silent_targets_give_bounded_losses_and_gradients(name, decoded):
+    level = {"silence": 0.0, "faint": 1e-4, "loud": 0.1}[decoded]
+    wav = (at_level(1) * (level / LEVEL)).requires_grad_()
+    total, _ = SpectralLosses(16_000, [{"name": name}])(wav, torch.zeros_like(wav))
+    total.backward()
+    assert torch.isfinite(total) and total < 50
+    assert torch.isfinite(wav.grad).all()
+    if decoded != "silence":
+        reference = at_level(1).requires_grad_()
+        SpectralLosses(16_000, [{"name": name}])(reference, at_level(0)).total.backward()
+        # of a louder or fainter signal the slope of a logarithm is steeper as it is fainter: bounded by the gain and by that
+        assert wav.grad.norm() < 20 * (LEVEL / FLOOR) * reference.grad.norm() * max(1.0, FLOOR / level)
+
+
+def test_a_silent_item_does_not_change_the_spectral_convergence_of_the_others():
+    loss = SpectralLosses(16_000, [{"name": "mr_stft", "options": {"w_log_mag": 0.0}}])
+    target, decoded = at_level(0), at_level(1)
+    with_silence = loss(torch.cat([decoded, decoded]), torch.cat([target, torch.zeros_like(target)])).total
+    torch.testing.assert_close(with_silence, loss(decoded, target).total)
+
+
+def test_compressed_stft_hears_the_phase_that_magnitudes_miss():
+    time = torch.arange(6000) / 16_000
+    sine, cosine = (0.1 * f(2 * torch.pi * 440 * time).view(1, 1, -1) for f in (torch.sin, torch.cos))
+    values = {share: SpectralLosses(16_000, [{"name": "compressed_stft", "options": {"complex_share": share}}])(sine, cosine).total.item()
+              for share in (0.0, 1.0)}
+    assert values[1.0] > 3 * values[0.0]
+
+
+def test_compressed_stft_is_the_formula_of_the_paper():
+    loss = SpectralLosses(16_000, [{"name": "compressed_stft", "options": {"n_ffts": [512], "exponent": 2, "complex_share": 1.0}}])
+    decoded, target = at_level(1), at_level(0)
+    window = torch.hann_window(512)
+    x, y = (torch.stft(w[:, 0], 512, 128, window=window, return_complex=True) / (window.norm() * LEVEL) for w in (decoded, target))
+    x, y = (z * z.abs().clamp_min(1e-9) ** -0.7 for z in (x, y))
+    torch.testing.assert_close(loss(decoded, target).total, 2 * torch.view_as_real(x - y).square().mean(), rtol=2e-3, atol=0)
+
+
+def test_total_is_the_weighted_sum_and_terms_are_unweighted(losses):
+    entries = [{"name": name, "weight": i + 0.5} for i, name in enumerate(TERMS)]
+    decoded, target = at_level(1), at_level(0)
+    total, terms = SpectralLosses(16_000, entries)(decoded, target)
+    plain = losses(decoded, target).terms
+    assert list(terms) == list(TERMS)
+    torch.testing.assert_close(terms, plain)
+    torch.testing.assert_close(total, sum((i + 0.5) * plain[name] for i, name in enumerate(TERMS)))
+
+
+def test_float32_under_autocast(losses):
+    decoded, target = at_level(1), at_level(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = losses(decoded.bfloat16().float(), target)
+    assert low.total.dtype == torch.float32
+    torch.testing.assert_close(low.total, losses(decoded.bfloat16().float(), target).total)
+
+
+def test_channels_are_items(losses):
+    decoded, target = at_level(1), at_level(0)
+    torch.testing.assert_close(losses(decoded.view(1, 2, -1), target.view(1, 2, -1)).total, losses(decoded, target).total)
+
+
+@pytest.mark.parametrize("entries, says", [
+    ([{"name": "pesq"}], "choose one of compressed_stft, mel"),
+    ([{"name": "mel"}, {"name": "mel"}], "listed twice"),
+    ([{"name": "waveform", "options": {"power": 2}}], "no option 'power'"),
+    ([{"name": "waveform", "wieght": 2}], "no option 'wieght'"),
+    ([{"name": "mel", "options": {"n_ffts": [256], "n_mels": [200]}}], "lower n_mels"),
+    ([{"name": "mel", "options": {"n_ffts": [256]}}], "one n_mels per n_fft"),
+    ([{"name": "compressed_stft", "options": {"exponent": 3}}], "exponent 1 or 2"),
+])
+@pytest.mark.filterwarnings("ignore:Empty filters")
+def test_mistakes_in_a_recipe_are_answered_with_the_remedy(entries, says):
+    with pytest.raises(ValueError, match=says):
+        SpectralLosses(16_000, entries)
+
+
+def test_shapes_and_short_crops_are_refused(losses):
+    with pytest.raises(ValueError, match="both be"):
+        losses(torch.zeros(1, 1, 5000), torch.zeros(1, 1, 4999))
+    with pytest.raises(ValueError, match="train on longer crops"):
+        losses(torch.zeros(1, 1, 1000), torch.zeros(1, 1, 1000))
+
+
+def test_a_missing_librosa_names_the_extra(monkeypatch):
+    real_import = builtins.__import__
+
+    def no_librosa(name, *args, **kwargs):
+        if name.split(".")[0] == "librosa":
+            raise ModuleNotFoundError("No module named 'librosa'")
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", no_librosa)
+    with pytest.raises(ImportError, match=r'pip install "neural-codec-toolkit\[train\]"'):
+        SpectralLosses(16_000, [{"name": "mel"}])
