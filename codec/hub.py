@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from codec.atomic import Output, WriteError
 from codec.config import CodecConfig, ConfigError
 from codec.model import Codec
 
@@ -25,15 +26,27 @@ def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu") -> Code
 
     The model is in evaluation mode. Raises ValueError when there is no such model or its files do not fit together.
     """
-    directory = _find(str(name))
-    model = Codec(CodecConfig.from_json(directory / CONFIG))
-    _fill(model, directory / WEIGHTS)
+    directory = find(str(name))
+    config = CodecConfig.from_json(directory / CONFIG)
+    try:
+        with torch.device("meta"):
+            shapes = _state(Codec(config))
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"{directory / CONFIG} describes no model that can be built: {error}") from None
+    tensors = _read(directory / WEIGHTS, shapes)  # fits: what the configuration asks for is what the file holds
+    with torch.random.fork_rng(devices=[]):  # drawing initial weights must not change the caller's random numbers
+        model = Codec(config)
+    model.load_state_dict(tensors, strict=False)
     return model.to(device).eval().requires_grad_(False)
 
 
 def save(model: Codec, directory: str | Path) -> None:
-    """Write config.json and model.safetensors (fp16) into a directory, which is made. `load` reads them back."""
-    from safetensors.torch import save_file
+    """Write config.json and model.safetensors (fp16) into a directory, which is made. `load` reads them back.
+
+    Rounding to fp16 makes another encoder, so that tokens of the model in memory are not tokens of the saved one.
+    Raises ValueError for weights that fp16 cannot hold, WriteError when the files cannot be written.
+    """
+    from safetensors.torch import save
 
     state = {name: value.detach().cpu() for name, value in _state(model).items()}
     half = {name: value.to(torch.float16).contiguous() for name, value in state.items()}
@@ -41,9 +54,18 @@ def save(model: Codec, directory: str | Path) -> None:
     if bad:
         raise ValueError(f"weights that are NaN or too large for fp16: {', '.join(bad[:5])}")
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    save_file(half, directory / WEIGHTS)
-    (directory / CONFIG).write_text(json.dumps(model.config.to_dict(), indent=2) + "\n", encoding="utf-8")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(str(directory), error) from error
+    config = json.dumps(model.config.to_dict(), indent=2) + "\n"
+    for name, content in ((WEIGHTS, save(half)), (CONFIG, config.encode())):
+        file = Output(directory / name)
+        try:
+            file.write(content)
+            file.commit()
+        finally:
+            file.discard()
 
 
 def _state(model: Codec) -> dict[str, torch.Tensor]:
@@ -51,7 +73,8 @@ def _state(model: Codec) -> dict[str, torch.Tensor]:
     return {name: value for name, value in model.state_dict().items() if not name.startswith("quantizer.stages.")}
 
 
-def _find(name: str) -> Path:
+def find(name: str) -> Path:
+    """The directory of a model, downloaded if need be. Raises ValueError when there is no such model."""
     if (PRETRAINED / name / CONFIG).is_file():
         return PRETRAINED / name
     path = Path(name)
@@ -76,8 +99,8 @@ def _download(name: str) -> Path:
         raise ConfigError(f"{name} is neither a directory nor to be had from the hub ({type(error).__name__})") from None
 
 
-def _fill(model: Codec, path: Path) -> None:
-    """Load weights into a model; names and shapes must fit exactly."""
+def _read(path: Path, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Read weights as float32; names and shapes must be those of `own` exactly, and all values finite."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -85,7 +108,6 @@ def _fill(model: Codec, path: Path) -> None:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{path}: not readable as safetensors ({error})") from None
-    own = _state(model)
     problems = [f"missing {name}" for name in sorted(own.keys() - tensors.keys())]
     problems += [f"unexpected {name}" for name in sorted(tensors.keys() - own.keys())]
     problems += [
@@ -95,4 +117,7 @@ def _fill(model: Codec, path: Path) -> None:
     if problems:
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise ConfigError(f"{path} does not fit its config.json: {'; '.join(problems[:8])}{more}")
-    model.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
+    bad = [name for name, value in tensors.items() if not value.dtype.is_floating_point or not value.isfinite().all()]
+    if bad:
+        raise ConfigError(f"{path} holds what are no weights (NaN, infinite or not floating-point): {', '.join(bad[:5])}")
+    return {name: value.float() for name, value in tensors.items()}
