@@ -109,6 +109,12 @@ def test_float32_under_autocast(losses):
     torch.testing.assert_close(low.total, losses(decoded.bfloat16().float(), target).total)
 
 
+def test_gradients_reach_the_decoded_audio_only(losses):
+    decoded, target = at_level(1).requires_grad_(), at_level(0).requires_grad_()
+    losses(decoded, target).total.backward()
+    assert target.grad is None and decoded.grad.abs().max() > 0
+
+
 def test_channels_are_items(losses):
     decoded, target = at_level(1), at_level(0)
     torch.testing.assert_close(losses(decoded.view(1, 2, -1), target.view(1, 2, -1)).total, losses(decoded, target).total)
