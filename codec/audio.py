@@ -56,6 +56,9 @@ class AudioReader:
         source: a path, `-` for standard input, or an open binary file. What cannot seek is first copied to a temporary
             file on disk, since most formats need it.
 
+    `sample_rate` and `channels` are known at once; `num_samples` too where the format counts exactly, otherwise it is None
+    (Ogg, MP3 without its tag, FLAC from a pipe): count what `blocks()` gives.
+
     Raises AudioError for anything that is not whole, finite audio; some damage shows only while reading `blocks()`.
     """
 
@@ -76,8 +79,11 @@ class AudioReader:
             self.channels: int = self._sound.channels
             check_layout(self.sample_rate, self.channels, self.name)
             frames = self._sound.frames
-            self.num_samples: int | None = frames if frames < _UNKNOWN_FRAMES else None
-            if self.num_samples == 0:
+            self._promised = frames if frames < _UNKNOWN_FRAMES else None
+            # Some Ogg files count time that no packet fills, so that they hold slightly fewer samples than they say.
+            self._slack = self.sample_rate // 10 if self._sound.format == "OGG" else 0
+            self.num_samples: int | None = None if self._slack else self._promised
+            if self._promised == 0:
                 raise AudioError(f"{self.name}: holds no samples")
         except BaseException:
             self.close()
@@ -131,7 +137,9 @@ class AudioReader:
             opened = _View(self._raw)
         self._raw.seek(0)
         sound = self._closing.enter_context(_Sequential(opened))
+        place = self._raw.tell()  # libsndfile's, where it reads through this object
         if sound.format != "MP3" or _mp3_says_its_length(self._raw):
+            self._raw.seek(place)
             return sound
         # Of these libsndfile estimates the length from the first bit rate, and reads no further; from a pipe it reads all.
         sound.close()
@@ -184,15 +192,15 @@ class AudioReader:
                 yield np.ascontiguousarray(block.T)
             if len(block) < size:
                 break
-        if self.num_samples is not None and done != self.num_samples:
-            raise self._broken(done, f"{done} of {self.num_samples} samples are there")
+        if self._promised is not None and not self._promised - self._slack <= done <= self._promised:
+            raise self._broken(done, f"{done} of {self._promised} samples are there")
         if done == 0:
             raise AudioError(f"{self.name}: holds no samples")
 
     def _broken(self, done: int, reason: str) -> AudioError:
         return AudioError(
             f"{self.name}: is cut short or damaged after {done / self.sample_rate:.2f} s ({reason}): fetch it again, or "
-            "keep what can be read with ffmpeg -i FILE fixed.wav"
+            "convert what can be read with ffmpeg -i FILE fixed.wav"
         )
 
 
@@ -288,7 +296,7 @@ def _find_data(file: BinaryIO, magic: bytes, size: int) -> tuple[int, int, bool]
         if kind == wanted:
             if long_size is not None and length == 0xFFFFFFFF:
                 return at + head, long_size, long_size == 0
-            open_ended = not 0 <= length < 1 << 62 if wide else length >= 0xFFFFF000 or abs(length - 2**31) <= 4096
+            open_ended = not 0 <= length < 1 << 62 if wide else length >= 0xFFFFF000 or length in _PIPED
             return at + head, length, open_ended or length == 0
         if length < 0:
             return None
@@ -297,6 +305,9 @@ def _find_data(file: BinaryIO, magic: bytes, size: int) -> tuple[int, int, bool]
         if at >= size:
             return None
     return None
+
+
+_PIPED = frozenset([0x7F000000 + 8, *range(2**31 - 4096, 2**31 + 4097)])  # sizes that sox and arecord write to a pipe
 
 
 def _check_ogg(file: BinaryIO, size: int, name: str) -> None:
