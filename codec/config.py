@@ -18,6 +18,36 @@ class ConfigError(ValueError):
     """A configuration that cannot be used, with the remedy."""
 
 
+MAX_BYTES = 1_000_000  # of a config.json
+
+# Least and most of each number, so that no configuration alone can fill the memory or build layers for ever.
+LIMITS: dict[str, tuple[float, float]] = {
+    "sample_rate": (1, 768_000),
+    "frame_size": (1, 65_536),
+    "dim": (1, 4096),
+    "window": (2, 8192),
+    "delay": (0, 65_536),
+    "channels": (1, 4096),
+    "hidden": (1, 16_384),
+    "blocks": (0, 64),
+    "upsample": (1, 256),
+    "fine_channels": (1, 4096),
+    "fine_hidden": (1, 16_384),
+    "fine_blocks": (0, 64),
+    "kernel_size": (1, 255),
+    "residual_kernel_size": (1, 255),
+    "residual_layers": (0, 16),
+    "dilation_base": (1, 16),
+    "lstm_layers": (0, 8),
+    "strides": (1, 1024),
+    "num_codebooks": (1, 256),
+    "codebook_size": (2, 65_536),
+    "decay": (0, 1),
+}
+MAX_NAME = 200
+MAX_STRIDES = 16
+
+
 @dataclass(frozen=True)
 class ConvNeXtEncoderConfig:
     """`codec.backbones.convnext_stft.ConvNeXtEncoder`; window in samples."""
@@ -111,18 +141,26 @@ class CodecConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CodecConfig:
-        """Raises ConfigError for unknown names and keys and values of a wrong type."""
+        """Raises ConfigError for unknown names and keys, and values of a wrong type or outside LIMITS."""
         values = dict(_mapping(values, "the configuration"))
         for part, registry in (("encoder", ENCODERS), ("decoder", DECODERS), ("quantizer", QUANTIZERS)):
             if part in values:
                 values[part] = _named(registry, values[part], part)
-        return build(cls, values, "the configuration")
+        config = build(cls, values, "the configuration")
+        _check_limits(config, "the configuration")
+        return config
 
     @classmethod
     def from_json(cls, path: Path) -> CodecConfig:
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            with open(path, encoding="utf-8") as file:
+                text = file.read(MAX_BYTES + 1)
+            if len(text) > MAX_BYTES:
+                raise ConfigError(f"{path}: more than {MAX_BYTES} characters are no configuration")
+            values = json.loads(text)
+        except ConfigError:
+            raise
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: not a readable JSON configuration ({error})") from None
         return cls.from_dict(values)
 
@@ -130,19 +168,19 @@ class CodecConfig:
 def build(cls: type, values: dict[str, Any], where: str) -> Any:
     """Make the dataclass `cls` of a dict; every key must be a field and every value of the field's type."""
     types = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(types))
+    unknown = sorted(str(key)[:MAX_NAME] for key in values if key not in types)
     if unknown:
-        raise ConfigError(f"{where} has no setting {', '.join(unknown)}; known are {', '.join(types)}")
+        raise ConfigError(f"{where} has no setting {', '.join(unknown[:8])}; known are {', '.join(types)}")
     return cls(**{key: _typed(value, types[key], f"{where}: {key}") for key, value in values.items()})
 
 
 def _named(registry: dict[str, type], values: Any, part: str) -> Any:
-    if dataclasses.is_dataclass(values):
+    if isinstance(values, tuple(registry.values())):
         return values
     values = _mapping(values, part)
     name = values.get("name")
     if not isinstance(name, str) or name not in registry:
-        raise ConfigError(f"{part}: no {part} is named {name!r}; there is {', '.join(sorted(registry))}")
+        raise ConfigError(f"{part}: no {part} is named {str(name)[:MAX_NAME]!r}; there is {', '.join(sorted(registry))}")
     return build(registry[name], values, part)
 
 
@@ -158,13 +196,31 @@ def _typed(value: Any, expected: Any, where: str) -> Any:
     if origin is tuple:
         inner = typing.get_args(expected)[0]
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where} must be a list, not {value!r}")
+            raise ConfigError(f"{where} must be a list, not {type(value).__name__}")
         return tuple(_typed(one, inner, where) for one in value)
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and not -1e12 < value < 1e12:  # NaN fails, too
+        raise ConfigError(f"{where} is out of range")
+    if expected is float and number:
         return float(value)
     if expected in (int, float, str, bool):
         if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
-            raise ConfigError(f"{where} must be {expected.__name__}, not {value!r}")
-        if expected in (int, float) and not -1e12 < value < 1e12:
-            raise ConfigError(f"{where}={value} is out of range")
+            raise ConfigError(f"{where} must be {expected.__name__}, not {type(value).__name__}")
     return value
+
+
+def _check_limits(config: Any, where: str) -> None:
+    """Check the numbers and names of a dataclass and of the parts in it."""
+    for one in dataclasses.fields(config):
+        value = getattr(config, one.name)
+        if dataclasses.is_dataclass(value):
+            _check_limits(value, one.name)
+        elif one.name == "name" and not (1 <= len(value) <= MAX_NAME and value.isprintable()):
+            raise ConfigError(f"{where}: name must be 1 to {MAX_NAME} printable characters")
+        elif isinstance(value, tuple) and len(value) > MAX_STRIDES:
+            raise ConfigError(f"{where}: {one.name} has {len(value)} entries: at most {MAX_STRIDES} are allowed")
+        elif one.name in LIMITS:
+            least, most = LIMITS[one.name]
+            for number in value if isinstance(value, tuple) else (value,):
+                if not least <= number <= most:
+                    raise ConfigError(f"{where}: {one.name} is {number:.6g}: it must lie in {least} to {most}")

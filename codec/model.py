@@ -16,10 +16,8 @@ import quantizers
 from codec.audio import resample
 from codec.backbones import build_decoder, build_encoder
 from codec.config import CodecConfig, ConfigError
-from codec.stream import Stream
+from codec.stream import BLOCK_FRAMES, Stream, check_samples
 from codec.tokens import Tokens, TokenSpec, frames_for
-
-BLOCK_FRAMES = 500  # whole files run through the network in blocks of this many frames, with state: constant memory
 
 
 @dataclass
@@ -50,6 +48,7 @@ class Codec(nn.Module):
             codebook_size=config.quantizer.codebook_size, decay=config.quantizer.decay,
         )
         self.decoder = build_decoder(config.decoder, config.dim, config.frame_size)
+        self._spec: tuple[list[tuple[int, int]], TokenSpec] | None = None  # with the versions of the weights it is of
 
     # What a pipeline reads
 
@@ -111,24 +110,38 @@ class Codec(nn.Module):
             return fitting[-1]
         if num_codebooks is None:
             return self.num_codebooks
-        if not 1 <= num_codebooks <= self.num_codebooks:
+        if num_codebooks not in range(1, self.num_codebooks + 1):
             raise ValueError(f"num_codebooks={num_codebooks}: this model has 1 to {self.num_codebooks}")
-        return num_codebooks
+        return int(num_codebooks)
 
     @property
     def spec(self) -> TokenSpec:
-        """What tokens of this model carry with them."""
+        """What tokens of this model carry with them. Weights are hashed again only after they have changed."""
         encoder = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
-        return TokenSpec(
-            name=self.config.name, sample_rate=self.sample_rate, frame_size=self.frame_size,
-            codebook_sizes=self.codebook_sizes,
-            fingerprint=_fingerprint(encoder | {"codebooks": self.quantizer.codebooks}),
-            decoder_fingerprint=_fingerprint(self.decoder.state_dict() | {"codebooks": self.quantizer.codebooks}),
-        )
+        decoder = self.decoder.state_dict()
+        codebooks = {"codebooks": self.quantizer.codebooks}
+        weights = [*encoder.values(), *decoder.values(), *codebooks.values()]
+        versions = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
+        if self._spec is None or self._spec[0] != versions:
+            self._spec = versions, TokenSpec(
+                name=self.config.name, sample_rate=self.sample_rate, frame_size=self.frame_size,
+                codebook_sizes=self.codebook_sizes, fingerprint=_fingerprint(encoder | codebooks),
+                decoder_fingerprint=_fingerprint(decoder | codebooks),
+            )
+        return self._spec[1]
+
+    def _apply(self, *args, **kwargs) -> Codec:
+        self._spec = None  # moved or converted
+        return super()._apply(*args, **kwargs)
+
+    def check_dtype(self) -> None:
+        """Raise ValueError unless the weights are float32: in half precision the tokens would be others."""
+        if self.quantizer.codebooks.dtype != torch.float32:
+            raise ValueError(f"the weights are {self.quantizer.codebooks.dtype}: call model.float() before coding")
 
     # Audio to tokens and back
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(
         self,
         wav: Tensor | np.ndarray,
@@ -148,21 +161,25 @@ class Codec(nn.Module):
         Returns tokens with codes (batch * channels, K, frames), frames = ceil(T / frame_size).
         Raises ValueError for audio that is empty, not finite or of another shape.
         """
-        rate = self.sample_rate if sample_rate is None else int(sample_rate)
-        if rate < 1:
-            raise ValueError(f"sample_rate={sample_rate} must be positive")
+        rate = self.sample_rate if sample_rate is None else sample_rate
+        if not 1 <= rate < 2**31 or int(rate) != rate:
+            raise ValueError(f"sample_rate={sample_rate} must be a positive whole number of Hz")
+        rate = int(rate)
         k = self.codebooks_for(num_codebooks, bitrate)
-        wav = torch.as_tensor(wav, dtype=torch.float32)
+        self.check_dtype()
+        wav = torch.as_tensor(wav)
         if wav.dim() not in (1, 2, 3):
             raise ValueError(f"wav has shape {tuple(wav.shape)}: it must be (T,), (channels, T) or (batch, channels, T)")
+        if wav.numel() == 0:
+            raise ValueError(f"wav has shape {tuple(wav.shape)}: there is no audio in it, at least one sample is needed")
         wav = wav.reshape((1,) * (3 - wav.dim()) + tuple(wav.shape))
         batch, channels, samples = wav.shape
         lengths = [samples] * batch if lengths is None else [int(n) for n in lengths]
         if len(lengths) != batch or not all(0 < n <= samples for n in lengths):
             raise ValueError(f"lengths must be {batch} numbers from 1 to {samples}: the audio of an item is not empty")
-        if not torch.isfinite(wav).all():
-            raise ValueError("wav holds NaN or infinite samples: repair them first, e.g. torch.nan_to_num(wav)")
-        items = [self._at_model_rate(item[:, :n], rate) for item, n in zip(wav, lengths)]
+        for item, n in zip(wav, lengths):
+            check_samples(item[:, :n])
+        items = [self._at_model_rate(item[:, :n].float(), rate) for item, n in zip(wav, lengths)]
         spec = self.spec
         frames = [frames_for(n, rate, spec) for n in lengths]
         padded = torch.zeros(batch, channels, max(frames) * self.frame_size)
@@ -174,6 +191,7 @@ class Codec(nn.Module):
             lengths=torch.tensor(frames).repeat_interleave(channels).to(codes.device),
         )
 
+    @torch.no_grad()
     def encode_frames(self, wav: Tensor, num_codebooks: int) -> Tensor:
         """wav (B, 1, n * frame_size) at the model's rate to codes (B, k, n)."""
         codes, state = [], None
@@ -182,30 +200,47 @@ class Codec(nn.Module):
             codes.append(self.quantizer.encode(latents, num_codebooks))
         return torch.cat(codes, 2)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
         """Decode tokens to audio (batch, channels, T), float32 on the CPU, at the rate and length of what was encoded.
 
         Items that are shorter than the longest end in zeros. Raises ValueError for tokens of another model.
         """
+        self.check_dtype()
         self.check(tokens.spec)
-        wav = self.decode_frames(tokens.codes.to(self.device)).cpu()  # (B * channels, 1, n * frame_size)
-        wav = wav.reshape(tokens.batch_size, tokens.channels, -1)
+        wav = self.decode_frames(tokens.codes.to(self.device), tokens.lengths.to(self.device)).cpu()
+        wav = wav.reshape(tokens.batch_size, tokens.channels, -1)  # (batch, channels, n * frame_size)
+        for start, stop in tokens.lost:
+            wav[..., start * self.frame_size : stop * self.frame_size] = 0
         out = torch.zeros(tokens.batch_size, tokens.channels, max(tokens.num_samples))
         for row, item, n in zip(out, wav, tokens.num_samples):
-            length = math.ceil(n * self.sample_rate / tokens.sample_rate)
+            if n == 0:
+                continue
+            length = -(-n * self.sample_rate // tokens.sample_rate)  # rounded up, in whole numbers
             item = torch.from_numpy(resample(item[:, :length].numpy(), self.sample_rate, tokens.sample_rate))
             row[:, : min(n, item.shape[-1])] = item[:, :n]
         return out
 
-    def decode_frames(self, codes: Tensor) -> Tensor:
-        """codes (B, k, n) to samples (B, 1, n * frame_size) at the model's rate, aligned with the input."""
-        delay, state, parts = self.decoder.delay, None, []
-        for block in codes.split(BLOCK_FRAMES, dim=2):
-            wav, state = self.decoder(self.quantizer.decode(block), state)
+    @torch.no_grad()
+    def decode_frames(self, codes: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """codes (B, k, n) to samples (B, 1, n * frame_size) at the model's rate, aligned with the input.
+
+        lengths (B,): valid frames of each row. What lies behind them is silence, as it is for the row alone.
+        """
+        frames, delay, state, parts = codes.shape[2], self.decoder.delay, None, []
+        if frames == 0:
+            return torch.zeros(codes.shape[0], 1, 0, device=codes.device)
+        for start in range(0, frames, BLOCK_FRAMES):
+            block = codes[..., start : start + BLOCK_FRAMES]
+            latents = self.quantizer.decode(block)
+            if lengths is not None:
+                behind = torch.arange(start, start + block.shape[2], device=codes.device) >= lengths[:, None]  # (B, n)
+                latents = latents.masked_fill(behind[:, None], 0.0)
+            wav, state = self.decoder(latents, state)
             parts.append(wav)
-        parts.append(self.decoder(self.silence(codes.shape[0]), state)[0])
-        return torch.cat(parts, 2)[..., delay : delay + codes.shape[2] * self.frame_size]
+        if delay:
+            parts.append(self.decoder(self.silence(codes.shape[0]), state)[0])
+        return torch.cat(parts, 2)[..., delay : delay + frames * self.frame_size]
 
     def silence(self, batch: int) -> Tensor:
         """Zero latents (batch, dim, n) that push the last `delay` samples out of the decoder."""
@@ -213,6 +248,7 @@ class Codec(nn.Module):
 
     def stream(self, batch_size: int = 1, num_codebooks: int | None = None) -> Stream:
         """A live encoder and decoder for `batch_size` parallel mono signals at the model's rate."""
+        self.check_dtype()
         return Stream(self, batch_size, self.codebooks_for(num_codebooks))
 
     def check(self, spec: TokenSpec) -> None:
@@ -251,5 +287,5 @@ def _fingerprint(tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.numpy().tobytes())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

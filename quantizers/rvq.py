@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MIN_ROWS = 8  # fewer rows than this take another kernel, with another rounding, on a CPU
+# A CPU sums products in another order when the rows that a thread gets leave a remainder: few rows are padded, so that
+# a frame has the same codes alone and among many.
+ROW_MULTIPLE, MANY_ROWS = 8, 256
 
 
 @dataclass
@@ -42,7 +44,7 @@ class ResidualVQ(nn.Module):
             raise ValueError(f"num_codebooks={num_codebooks}: at least 1 is needed")
         self.dim, self.num_codebooks, self.codebook_size, self.decay = dim, num_codebooks, codebook_size, decay
         self.register_buffer("codebooks", torch.zeros(num_codebooks, codebook_size, dim))
-        nn.init.normal_(self.codebooks)
+        nn.init.uniform_(self.codebooks, -1.0, 1.0)
         self.stages: nn.ModuleList | None = None
 
     @property
@@ -50,28 +52,40 @@ class ResidualVQ(nn.Module):
         return (self.codebook_size,) * self.num_codebooks
 
     def encode(self, latents: Tensor, num_codebooks: int | None = None) -> Tensor:
-        """latents (B, dim, T) to codes (B, k, T) int64, nearest vector by squared distance at every stage."""
+        """latents (B, dim, T) to codes (B, k, T) int64, nearest vector by squared distance at every stage.
+
+        Always in float32, autocast or not. Raises ValueError when there are not `num_codebooks` or `dim` differs.
+        """
         k = self.num_codebooks if num_codebooks is None else num_codebooks
+        self._check_count(k)
+        if latents.dim() != 3 or latents.shape[1] != self.dim:
+            raise ValueError(f"latents have shape {tuple(latents.shape)}: they must be (B, {self.dim}, T)")
         batch, _, frames = latents.shape
         residual = latents.transpose(1, 2).reshape(batch * frames, self.dim).float()
         rows = residual.shape[0]
-        if rows < MIN_ROWS:
-            residual = F.pad(residual, (0, 0, 0, MIN_ROWS - rows))
+        if rows < MANY_ROWS and rows % ROW_MULTIPLE:
+            residual = F.pad(residual, (0, 0, 0, -rows % ROW_MULTIPLE))
         codes = []
-        for codebook in self.codebooks[:k]:
-            # |r - c|^2 = |r|^2 - 2 r.c + |c|^2, of which |r|^2 is the same for every c
-            scores = torch.addmm(-0.5 * (codebook * codebook).sum(1), residual, codebook.T)
-            index = scores.argmax(1)
-            residual = residual - codebook[index]
-            codes.append(index[:rows].reshape(batch, frames))
+        with torch.autocast(latents.device.type, enabled=False):
+            for codebook in self.codebooks[:k].float():
+                # |r - c|^2 = |r|^2 - 2 r.c + |c|^2, of which |r|^2 is the same for every c
+                scores = torch.addmm(-0.5 * (codebook * codebook).sum(1), residual, codebook.T)
+                index = scores.argmax(1)
+                residual = residual - codebook[index]
+                codes.append(index[:rows].reshape(batch, frames))
         return torch.stack(codes, 1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """codes (B, k, T) of the first k codebooks to latents (B, dim, T)."""
+        """codes (B, k, T) of the first k codebooks to latents (B, dim, T). Raises ValueError for more codebooks."""
+        self._check_count(codes.shape[1])
         total = self.codebooks[0][codes[:, 0]]  # (B, T, dim)
         for stage in range(1, codes.shape[1]):
             total = total + self.codebooks[stage][codes[:, stage]]
         return total.transpose(1, 2)
+
+    def _check_count(self, k: int) -> None:
+        if not 1 <= k <= self.num_codebooks:
+            raise ValueError(f"{k} codebooks are asked for: this quantizer has 1 to {self.num_codebooks}")
 
     # Training
 

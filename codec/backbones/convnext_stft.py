@@ -2,7 +2,7 @@
 
 In the line of Vocos (Siuzdak 2023, https://arxiv.org/abs/2306.00814), made causal at both ends. Two departures:
 the decoder is upsampled before synthesis, because one frame of 20 ms cannot follow the pitch pulses and buzzes, and
-spectra are power-compressed (|X|^0.3, phase kept) on both sides, so that quiet detail weighs as loud one does.
+the encoder sees complex spectra, power-compressed (|X|^0.3, phase kept), so that it can code waveforms at all.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from codec.nn.linear import Linear
 from codec.nn.state import State, run
 from codec.nn.stft import Analysis, Synthesis
 
-FLOOR = 1e-5  # of the squared magnitude, in units of a full-scale sine's
+FLOOR = 1e-5  # added to the squared magnitude of a bin; a full-scale sine has (window / 4)^2
+MAX_LOG_MAGNITUDE = 5.5  # a bin of a full-scale sine has log(window / 4) = 4.4 at a window of 320
 
 
 def compress(spectrum: Tensor, bins: int) -> Tensor:
     """(B, T, 2 * bins) to (B, T, 3 * bins): real and imaginary parts of |X|^0.3 e^(i phase), and log |X|."""
     real, imaginary = spectrum[..., :bins], spectrum[..., bins:]
     power = real * real + imaginary * imaginary + FLOOR
-    gain = power**-0.35
-    return torch.cat([real * gain, imaginary * gain, 0.25 * torch.log(power)], dim=-1)
+    log_power = torch.log(power)
+    gain = torch.exp(-0.35 * log_power)  # not a power: torch rounds those another way at the end of a tensor
+    return torch.cat([real * gain, imaginary * gain, 0.25 * log_power], dim=-1)
 
 
 class ConvNeXtEncoder(nn.Module):
@@ -53,7 +55,7 @@ class ConvNeXtDecoder(nn.Module):
     """(B, dim, n) latents to (B, 1, n * hop) samples that lag the input by `delay` samples.
 
     Blocks at frame rate, then each frame becomes `upsample` sub-frames, blocks at that rate, and a head that gives
-    magnitude and direction of every bin of a short inverse STFT.
+    log magnitude and direction (a vector in the complex plane, made one long) of every bin of a short inverse STFT.
     """
 
     def __init__(
@@ -77,13 +79,15 @@ class ConvNeXtDecoder(nn.Module):
         self.norm_out = nn.LayerNorm(fine_channels)
         self.synthesis = Synthesis(window, fine_hop)
         self.bins = window // 2 + 1
-        self.head = Linear(fine_channels, 2 * self.bins)
+        self.head = Linear(fine_channels, 3 * self.bins)
+        with torch.no_grad():
+            self.head.bias[: self.bins] -= 1.0  # start near the level of speech
 
     def spectrum(self, y: Tensor) -> Tensor:
-        """Head outputs S (B, T, 2 * bins) to spectra |S|^2 e^(i angle S): the expansion of the compressed domain."""
-        real, imaginary = y[..., : self.bins], y[..., self.bins :]
-        magnitude = torch.sqrt(real * real + imaginary * imaginary + 1e-6)
-        return torch.cat([real * magnitude, imaginary * magnitude], dim=-1)
+        """Head outputs (B, T, 3 * bins) to spectra (B, T, 2 * bins), real parts then imaginary parts."""
+        log_magnitude, real, imaginary = y.split(self.bins, dim=-1)
+        gain = torch.exp(log_magnitude.clamp(max=MAX_LOG_MAGNITUDE)) * torch.rsqrt(real * real + imaginary * imaginary + 1e-4)
+        return torch.cat([real * gain, imaginary * gain], dim=-1)
 
     def forward(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         coarse, fine, own = (None, None, None) if state is None else state
@@ -91,7 +95,7 @@ class ConvNeXtDecoder(nn.Module):
         x, coarse = run(self.blocks, x, coarse)
         x = self.split(x).reshape(x.shape[0], x.shape[1] * self.upsample, -1)  # (B, upsample * T, fine_channels)
         x, fine = run(self.fine_blocks, x, fine)
-        y = self.head(self.norm_out(x))  # (B, upsample * T, 2 * bins)
+        y = self.head(self.norm_out(x))  # (B, upsample * T, 3 * bins)
         with torch.autocast(y.device.type, enabled=False):
             wav, own = self.synthesis(self.spectrum(y.float()), own)
         return wav.unsqueeze(1), (coarse, fine, own)

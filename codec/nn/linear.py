@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MIN_ROWS = 8
+ROW_MULTIPLE, MANY_ROWS = 8, 256
 
 
 def rowwise_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` on (..., C), equal bit by bit for a frame alone and the same frame among a thousand.
 
-    CPU matrix libraries take another kernel, with another order of summation, for products of one to three rows.
-    Such small inputs (one frame of a live stream) are padded to `MIN_ROWS` rows, where the kernel, and with it the
-    rounding, is the one of the long inputs. Tokens then do not depend on the size of the chunks.
+    CPU matrix libraries sum in another order when the rows that a thread gets leave a remainder of one to three.
+    Small inputs (some frames of a live stream) are therefore padded to a multiple of `ROW_MULTIPLE` rows. Tokens then
+    do not depend on the size of the chunks, nor on the number of threads.
     """
-    rows = x.numel() // x.shape[-1] if x.numel() else 0
-    if rows >= MIN_ROWS or rows == 0 or torch.is_grad_enabled():
+    if x.numel() == 0:
         return F.linear(x, weight, bias)
-    flat = F.pad(x.reshape(rows, x.shape[-1]), (0, 0, 0, MIN_ROWS - rows))
+    flat = x.reshape(-1, x.shape[-1])  # (rows, C)
+    rows = flat.shape[0]
+    if rows < MANY_ROWS and rows % ROW_MULTIPLE:
+        flat = F.pad(flat, (0, 0, 0, -rows % ROW_MULTIPLE))
     return F.linear(flat, weight, bias)[:rows].reshape(*x.shape[:-1], weight.shape[0])
 
 

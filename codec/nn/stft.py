@@ -16,21 +16,21 @@ from codec.nn.linear import rowwise_linear
 
 def dft_basis(size: int) -> Tensor:
     """Real DFT as a matrix (2 * bins, size): cosines, then negative sines; bins = size // 2 + 1. As `torch.fft.rfft`."""
-    bins = torch.arange(size // 2 + 1, dtype=torch.float64)[:, None]
-    angle = 2 * math.pi * bins * torch.arange(size, dtype=torch.float64) / size
+    steps = torch.arange(size, dtype=torch.float64, device="cpu")  # made there whatever the default device is
+    angle = 2 * math.pi * steps[: size // 2 + 1, None] * steps / size
     return torch.cat([torch.cos(angle), -torch.sin(angle)])
 
 
 def inverse_dft_basis(size: int) -> Tensor:
     """Inverse of `dft_basis` (2 * bins, size): frames = spectrum @ basis. As `torch.fft.irfft`."""
-    weights = torch.full((size // 2 + 1, 1), 2.0, dtype=torch.float64)
+    weights = torch.full((size // 2 + 1, 1), 2.0, dtype=torch.float64, device="cpu")
     weights[0] = weights[-1] = 1.0
     return dft_basis(size) * torch.cat([weights, weights]) / size
 
 
 def hann(size: int) -> Tensor:
     """Periodic Hann window (size,)."""
-    return torch.hann_window(size, dtype=torch.float64)
+    return torch.hann_window(size, dtype=torch.float64, device="cpu")
 
 
 class Analysis(nn.Module):
@@ -45,7 +45,8 @@ class Analysis(nn.Module):
         if window < hop or window % 2:
             raise ValueError(f"an analysis window of {window} samples does not fit a hop of {hop}: take an even one >= hop")
         self.window, self.hop = window, hop
-        self.register_buffer("basis", (dft_basis(window) * hann(window)).float(), persistent=False)
+        basis = (dft_basis(window) * hann(window)).float()
+        self.register_buffer("basis", basis.to(torch.get_default_device()), persistent=False)
 
     @property
     def bins(self) -> int:
@@ -97,8 +98,8 @@ class Synthesis(nn.Module):
     def __init__(self, window: int, hop: int):
         super().__init__()
         self.overlap_add = OverlapAdd(window, hop)
-        basis = inverse_dft_basis(window) * synthesis_window(window, hop)
-        self.register_buffer("basis", basis.T.contiguous().float(), persistent=False)  # (window, 2 * bins)
+        basis = (inverse_dft_basis(window) * synthesis_window(window, hop)).T.contiguous().float()  # (window, 2 * bins)
+        self.register_buffer("basis", basis.to(torch.get_default_device()), persistent=False)
 
     def forward(self, spectrum: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.overlap_add(rowwise_linear(spectrum, self.basis), state)
