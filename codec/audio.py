@@ -43,7 +43,7 @@ def check_layout(sample_rate: int, channels: int, name: str) -> None:
 
 
 class _Sequential(soundfile.SoundFile):
-    """Reads from start to end. Without this, soundfile seeks after each block, which fails when the length is unknown."""
+    """Reads from start to end. Without this, soundfile seeks after each block, which fails for unknown lengths."""
 
     def seekable(self) -> bool:
         return False
@@ -56,8 +56,8 @@ class AudioReader:
         source: a path, `-` for standard input, or an open binary file. What cannot seek is first copied to a temporary
             file on disk, since most formats need it.
 
-    `sample_rate` and `channels` are known at once; `num_samples` too where the format counts exactly, otherwise it is None
-    (Ogg, MP3 without its tag, FLAC from a pipe): count what `blocks()` gives.
+    `sample_rate` and `channels` are known at once; `num_samples` too where the format counts exactly. It is None for
+    Ogg, MP3 without its tag and FLAC from a pipe: count what `blocks()` gives.
 
     Raises AudioError for anything that is not whole, finite audio; some damage shows only while reading `blocks()`.
     """
@@ -124,8 +124,8 @@ class AudioReader:
             shutil.copyfileobj(file, spool, 1 << 20)
         except OSError as error:
             raise AudioError(
-                f"{self.name}: cannot be copied to a temporary file ({error.strerror or error}): set TMPDIR to a folder "
-                "with room for it"
+                f"{self.name}: cannot be copied to a temporary file ({error.strerror or error}): set TMPDIR to a "
+                "folder with room for it"
             ) from error
         spool.seek(0)
         return spool
@@ -141,7 +141,7 @@ class AudioReader:
         if sound.format != "MP3" or _mp3_says_its_length(self._raw):
             self._raw.seek(place)
             return sound
-        # Of these libsndfile estimates the length from the first bit rate, and reads no further; from a pipe it reads all.
+        # libsndfile estimates their length from the first bit rate and reads no further; from a pipe it reads all
         sound.close()
         return self._closing.enter_context(_Sequential(self._pipe(), closefd=False))
 
@@ -199,8 +199,8 @@ class AudioReader:
 
     def _broken(self, done: int, reason: str) -> AudioError:
         return AudioError(
-            f"{self.name}: is cut short or damaged after {done / self.sample_rate:.2f} s ({reason}): fetch it again, or "
-            "convert what can be read with ffmpeg -i FILE fixed.wav"
+            f"{self.name}: is cut short or damaged after {done / self.sample_rate:.2f} s ({reason}): fetch it again, "
+            "or convert what can be read with ffmpeg -i FILE fixed.wav"
         )
 
 
@@ -255,8 +255,8 @@ def _check_whole(file: BinaryIO, name: str) -> _View | None:
     start, promised, open_ended = data
     if not open_ended and start + promised > size:
         raise AudioError(
-            f"{name}: is cut short: {size - start} of {promised} bytes of sound are there; fetch it again, or keep what is "
-            "there with ffmpeg -i FILE fixed.wav"
+            f"{name}: is cut short: {size - start} of {promised} bytes of sound are there; fetch it again, or keep "
+            "what is there with ffmpeg -i FILE fixed.wav"
         )
     riff_size = struct.unpack("<I", magic[4:8])[0]
     if magic.startswith(b"RIFF") and promised == 0 and size > start and riff_size + 8 != size:
@@ -265,7 +265,7 @@ def _check_whole(file: BinaryIO, name: str) -> _View | None:
 
 
 def _find_data(file: BinaryIO, magic: bytes, size: int) -> tuple[int, int, bool] | None:
-    """Where the samples of a WAV, RF64, AIFF, W64, CAF or AU file begin, their bytes, and whether that number is a stand-in."""
+    """Where the samples of a WAV, RF64, AIFF, W64, CAF or AU file begin, their bytes, whether that is a stand-in."""
     if magic[:4] == b".snd":
         start, promised = struct.unpack(">II", magic[4:12])
         return start, promised, promised >= 0xFFFFFF00
@@ -317,11 +317,12 @@ def _check_ogg(file: BinaryIO, size: int, name: str) -> None:
     tail = file.read(tail_size)
     at = tail.rfind(b"OggS")
     page = tail[at:] if at >= 0 else b""
-    whole = len(page) >= 27 and len(page) >= 27 + page[26] and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+    body = 27 + page[26] if len(page) >= 27 else 0  # behind the page's header and its table of segments
+    whole = body and len(page) >= body + sum(page[27:body]) and len(page) >= body
     if not whole or not page[5] & 4:
         raise AudioError(
-            f"{name}: is cut short: the last page of its Ogg stream is missing; fetch it again, or keep what is there with "
-            "ffmpeg -i FILE fixed.wav"
+            f"{name}: is cut short: the last page of its Ogg stream is missing; fetch it again, or keep what is there "
+            "with ffmpeg -i FILE fixed.wav"
         )
 
 
@@ -355,16 +356,17 @@ class AudioWriter:
     """Writes audio block by block; the file appears under its name when `close` has all of it.
 
     Args:
-        target: a path, `-` for standard output, or an open binary file. Pipes take WAV, which is written as it comes, with
-            the sizes that mean "until the end".
+        target: a path, `-` for standard output, or an open binary file. Pipes take WAV, which is written as it comes,
+            with the sizes that mean "until the end".
         sample_rate: in Hz.
         channels: 1 to 64; many formats take fewer.
-        format: `wav`, `flac`, `ogg`, `opus`, `mp3`, `aiff`, `au`, `caf`, `w64` or `rf64`; by default the extension says,
-            and WAV where there is none to look at. WAV files over 4 GB turn into RF64 by themselves.
+        format: `wav`, `flac`, `ogg`, `opus`, `mp3`, `aiff`, `au`, `caf`, `w64` or `rf64`; by default the extension
+            says, and WAV where there is none to look at. WAV files over 4 GB turn into RF64 by themselves.
         subtype: a coding of soundfile, e.g. FLOAT or PCM_24; 16-bit PCM by default where the format has it.
 
-    Samples beyond full scale are clipped, except in float files. Use it as a context: leaving it by an exception removes
-    what was written to a path. Raises AudioError for what the format cannot hold and when the output cannot be written.
+    Samples beyond full scale are clipped, except in float files. Use it as a context: leaving it by an exception
+    removes what was written to a path. Raises AudioError for what the format cannot hold and when
+    the output cannot be written.
     """
 
     def __init__(
@@ -402,7 +404,7 @@ class AudioWriter:
             self._put(self._wav_header(None))
             return
         if not self._output.seekable:
-            raise AudioError(f"{self.name}: a pipe takes WAV as PCM_16, PCM_24 or FLOAT; write {self._container} to a file")
+            raise AudioError(f"{self.name}: a pipe takes WAV (PCM_16, PCM_24, FLOAT); {self._container} needs a file")
         if self._subtype == "VORBIS" and self.sample_rate > _VORBIS_MAX_RATE:  # libsndfile crashes
             raise self._unfit(ValueError("the sample rate is too high"))
         self._guard = _Guard(self._output)
@@ -578,8 +580,9 @@ class Resampler:
         check_layout(to_rate, channels, "resampling")
         self.from_rate, self.to_rate, self.channels = from_rate, to_rate, channels
         self._taken = self._given = 0
-        same = from_rate == to_rate
-        self._stream = None if same else soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality="HQ")
+        self._stream = None
+        if from_rate != to_rate:
+            self._stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality="HQ")
 
     def process(self, wav: np.ndarray) -> np.ndarray:
         """Samples (C, n) to those that are ready, (C, m) float32."""

@@ -1,4 +1,4 @@
-"""The .tok format: codes in checksummed blocks that can be written live, read live, and salvaged. See docs/tok-format.md."""
+"""The .tok format: codes in checksummed blocks, written and read live, salvaged if need be. See docs/tok-format.md."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ class TokWriter:
         frames = self._num_frames + self._num_waiting
         needed = frames_for(num_samples, self.header.sample_rate, self.header.spec)
         if num_samples < 0 or needed != frames:
-            raise ValueError(f"finish({num_samples}): that many samples make {needed} frames, but {frames} were written")
+            raise ValueError(f"finish({num_samples}): so many samples make {needed} frames, but {frames} were written")
         self._write_blocks(all_of_it=True)
         size = ENDING.size + len(self._json) + TOTALS.size + CRC.size
         end = ENDING.pack(END, len(self._json)) + self._json
@@ -260,7 +260,7 @@ class TokWriter:
 
 
 class _Source:
-    """A binary input with a look ahead; bounded reads, so that no number in a file allocates more than the file holds."""
+    """A binary input with a look ahead. Reads in pieces: no number in a file allocates more than the file holds."""
 
     PIECE = 1 << 16
 
@@ -297,7 +297,7 @@ class _Source:
 
 
 class TokReader:
-    """Reads a .tok file block by block, in constant memory, from a path, a pipe (`-` is standard input) or a binary file.
+    """Reads a .tok file block by block, in constant memory, from a path, a pipe or an open binary file.
 
     `spec`, `num_codebooks`, `sample_rate` and `channels` are known at once, `num_samples`, `lost` and
     `complete` (its end block is there) after `blocks()`.
@@ -378,7 +378,7 @@ class TokReader:
                 raise
             copy = self._read_header_copy()
             if copy is None:
-                raise TokError(f"{error}; and no copy of its header can be read, so there is nothing to salvage") from None
+                raise TokError(f"{error}; and no copy of its header can be read: there is nothing to salvage") from None
             self._source.find(SYNC, END)
             return copy
 
@@ -413,7 +413,7 @@ class TokReader:
             raise TokError(f"{self.name}: its header cannot be understood: {error}") from None
 
     def _read_header_copy(self) -> bytes | None:
-        """The header as the end block repeats it; None when the input is a pipe, or cut short, or damaged there as well."""
+        """The header as the end block repeats it; None for a pipe, and when the end is missing or damaged as well."""
         try:
             return self._read_end()[ENDING.size : -TOTALS.size - CRC.size]
         except (OSError, AttributeError, TokError):
@@ -480,7 +480,7 @@ class TokReader:
             return
 
     def _next(self) -> tuple[_Block | Totals | None, int]:
-        """The next block or the end; None where a file that may lack its end stops. Salvaging, also the bytes skipped."""
+        """The next block or the end; None where a file that may lack its end stops. And the bytes skipped."""
         skipped = 0
         while True:
             try:
@@ -546,8 +546,8 @@ class TokReader:
         totals = self._check_end(data)
         if not self._follows(totals.num_blocks, totals.num_frames, skipped):
             raise TokError(
-                f"{self.name}: holds {self._blocks} blocks and {self._frames} frames, its end says {totals.num_blocks} and "
-                f"{totals.num_frames}: {_SALVAGE}"
+                f"{self.name}: holds {self._blocks} blocks and {self._frames} frames, its end says {totals.num_blocks} "
+                f"and {totals.num_frames}: {_SALVAGE}"
             )
         if not self.salvage and totals.running_crc != self._running:
             raise TokError(f"{self.name}: its blocks are not those that its end counts: fetch the file again")

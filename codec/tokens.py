@@ -56,7 +56,7 @@ class TokenSpec:
 
 
 def frames_for(num_samples: int, sample_rate: int, spec: TokenSpec) -> int:
-    """Frames that code `num_samples` of audio at `sample_rate` Hz: ceil(T / frame_size), T counted at the model's rate."""
+    """Frames for `num_samples` of audio at `sample_rate` Hz: ceil(T / frame_size), T counted at the model's rate."""
     at_model_rate = -(-num_samples * spec.sample_rate // sample_rate)
     return -(-at_model_rate // spec.frame_size)
 
@@ -71,8 +71,8 @@ class Tokens:
     """Codes and what they mean.
 
     Args:
-        codes: (B, K, T) int64. An item of several channels takes `channels` rows, one after the other: B = items * channels.
-            K is the number of codebooks kept, counted from the first.
+        codes: (B, K, T) int64. An item of several channels takes `channels` rows, one after the other:
+            B = items * channels. K is the number of codebooks kept, counted from the first.
         spec: the model that made them.
         sample_rate: of the audio that went in, in Hz; decoding gives it back.
         num_samples: one number for each item, at `sample_rate`.
@@ -112,7 +112,7 @@ class Tokens:
         if self.lengths.dtype != torch.int64 or self.lengths.shape != (rows,) or self.lengths.tolist() != frames:
             raise ValueError(
                 f"lengths must be int64 of shape ({rows},) and hold the frames of num_samples, {frames[:8]}; "
-                f"got {self.lengths.tolist()[:8] if self.lengths.numel() else []}. Leave lengths out to have them computed"
+                f"got {self.lengths.tolist()[:8] if self.lengths.numel() else []}. Leave it out to have it computed"
             )
         if max(frames) > self.num_frames:
             raise ValueError(f"num_samples needs {max(frames)} frames, but codes hold {self.num_frames}")
@@ -189,7 +189,7 @@ class Tokens:
         return replace(self, codes=self.codes[:, :num_codebooks])
 
     def __getitem__(self, frames: slice) -> Tokens:
-        """Frames a to b as `tokens[a:b]`; `num_samples` follows, so that the cut decodes to the audio of these frames."""
+        """Frames a to b as `tokens[a:b]`; `num_samples` follows, so that the cut decodes to the audio there."""
         if not isinstance(frames, slice):
             raise TypeError("tokens[...] takes a slice of frames: tokens[5:6] is one frame, tokens.item(5) one item")
         if frames.step not in (None, 1):
@@ -202,8 +202,9 @@ class Tokens:
             min(samples_for(length, self.sample_rate, self.spec), max(0, n - skipped))
             for n, length in zip(self.num_samples, lengths[:: self.channels].tolist())
         )
-        lost = tuple((max(a, start) - start, min(b, stop) - start) for a, b in self.lost if max(a, start) < min(b, stop))
-        return replace(self, codes=self.codes[..., start:stop], num_samples=samples, lengths=lengths, lost=lost)
+        lost = [(max(a, start) - start, min(b, stop) - start) for a, b in self.lost]
+        return replace(self, codes=self.codes[..., start:stop], num_samples=samples, lengths=lengths,
+                       lost=tuple((a, b) for a, b in lost if a < b))
 
     def item(self, index: int) -> Tokens:
         """One item of the batch, cut to its own length."""
@@ -214,8 +215,8 @@ class Tokens:
         frames = int(self.lengths[rows.start])
         lost = tuple((a, min(b, frames)) for a, b in self.lost if a < frames)
         return replace(
-            self, codes=self.codes[rows, :, :frames], num_samples=(self.num_samples[index],), lengths=self.lengths[rows],
-            lost=lost,
+            self, codes=self.codes[rows, :, :frames], num_samples=(self.num_samples[index],),
+            lengths=self.lengths[rows], lost=lost,
         )
 
     def to(self, device: torch.device | str) -> Tokens:
@@ -224,14 +225,14 @@ class Tokens:
     # Files; container.py imports this module, so it is imported when it is used
 
     def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
-        """Write a .tok file (or to an open binary file). Raises ValueError for a batch, WriteError when it cannot be written."""
+        """Write a .tok file. Raises ValueError for a batch, WriteError when it cannot be written."""
         from codec.container import TokWriter
 
         if self.batch_size != 1:
-            raise ValueError(f"a .tok file holds one item, these are {self.batch_size}: save tokens.item(i), each to its own")
+            raise ValueError(f"a .tok file holds one item, these are {self.batch_size}: save each tokens.item(i)")
         if self.lost:
             raise ValueError(
-                "these tokens have lost spans, which a .tok file cannot mark: decode them, or save the whole parts, tokens[a:b]"
+                "these tokens have lost spans, which a .tok file cannot mark: decode them, or save parts, tokens[a:b]"
             )
         one = self.item(0)
         with TokWriter(path, self.spec, self.num_codebooks, self.sample_rate, self.channels) as writer:
@@ -240,7 +241,7 @@ class Tokens:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | BinaryIO, salvage: bool = False) -> Tokens:
-        """Read a .tok file. Raises TokError for anything that is not a whole one; `salvage` reads what is left of it."""
+        """Read a .tok file. Raises TokError for anything but a whole one; `salvage` reads what is left of it."""
         from codec.container import TokReader
 
         with TokReader(path, salvage=salvage) as reader:

@@ -35,7 +35,8 @@ def read(source, size=audio.BLOCK):
 
 FILES = [
     ("WAV", "PCM_U8"), ("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "PCM_32"), ("WAV", "FLOAT"), ("WAV", "DOUBLE"),
-    ("WAV", "ULAW"), ("WAV", "IMA_ADPCM"), ("WAVEX", "PCM_16"), ("RF64", "PCM_16"), ("W64", "PCM_16"), ("FLAC", "PCM_16"),
+    ("WAV", "ULAW"), ("WAV", "IMA_ADPCM"), ("WAVEX", "PCM_16"), ("RF64", "PCM_16"), ("W64", "PCM_16"),
+    ("FLAC", "PCM_16"),
     ("FLAC", "PCM_24"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16"),
     ("AIFF", "FLOAT"), ("AU", "PCM_16"), ("CAF", "PCM_16"), ("CAF", "ALAC_16"), ("NIST", "PCM_16"),
 ]
@@ -54,7 +55,7 @@ def test_reads_what_soundfile_reads_in_any_blocks(container, subtype, tmp_path):
     expected, rate = soundfile.read(path, dtype="float32", always_2d=True)
     wav, reader = read(path)
     assert wav.dtype == np.float32 and wav.shape == expected.T.shape
-    assert np.abs(wav - expected.T).max() <= (1e-6 if container == "MP3" else 0)  # mpg123 rounds differently after a seek
+    assert np.abs(wav - expected.T).max() <= (1e-6 if container == "MP3" else 0)  # soundfile seeks in between
     assert (reader.sample_rate, reader.channels) == (rate, 2)
     assert reader.num_samples == (None if container == "OGG" else len(expected))
     for size in (100, 999, 1152, 16000):
@@ -127,11 +128,16 @@ def test_mp3_without_a_length_is_read_to_its_end(tmp_path):
     assert threading.active_count() == threads
 
 
+def feed(into, data):
+    with open(into, "wb") as pipe:
+        pipe.write(data)
+
+
 def test_reads_through_a_pipe(tmp_path):
     for container, subtype in [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS")]:
         data = encoded(container, subtype)
         out, into = os.pipe()
-        feeder = threading.Thread(target=lambda: open(into, "wb").write(data))
+        feeder = threading.Thread(target=feed, args=(into, data))
         feeder.start()
         with open(out, "rb") as pipe:
             wav, _ = read(pipe)
@@ -150,7 +156,8 @@ def test_reads_a_named_pipe(tmp_path):
 
 
 @pytest.mark.parametrize("data, words", [
-    (b"", "is empty"), (b"hello, this is text\n" * 50, "not audio"), (b"RIFF", "not audio"), (os.urandom(5000), "not audio"),
+    (b"", "is empty"), (b"hello, this is text\n" * 50, "not audio"), (b"RIFF", "not audio"),
+    (np.random.default_rng(1).bytes(5000), "not audio"),
     (encoded("WAV", "PCM_16", np.zeros((1, 0))), "no samples"),
     (encoded("WAV", "FLOAT", np.array([[0, 0, np.nan, 0]])), "NaN or infinite"),
     (encoded("WAV", "FLOAT", np.array([[0.0] * 16000 + [np.inf]])), "1.000 s"),
@@ -210,8 +217,8 @@ def test_damage_in_the_middle_of_a_flac():
 
 def test_headers_with_noise_raise_nothing_else():
     rng = np.random.default_rng(0)
-    for container, subtype in [("WAV", "PCM_16"), ("W64", "PCM_16"), ("RF64", "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16")]:
-        data = encoded(container, subtype, sound(200, 1))
+    for container in ("WAV", "W64", "RF64", "AIFF", "AU"):
+        data = encoded(container, "PCM_16", sound(200, 1))
         for _ in range(60):
             damaged = bytearray(data)
             for at in rng.integers(0, 110, 3):

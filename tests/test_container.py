@@ -86,7 +86,7 @@ def test_packing_is_tight_and_exact():
     payload = pack(codes, widths)
     assert len(payload) == payload_bytes(77, widths) == -(-77 * 40 // 8)
     assert np.array_equal(unpack(payload, widths, 77), codes)
-    bits = "".join(f"{codes[c, t]:0{w}b}" for t in range(77) for c, w in enumerate(widths))  # as docs/tok-format.md says
+    bits = "".join(f"{codes[c, t]:0{w}b}" for t in range(77) for c, w in enumerate(widths))  # as in docs/tok-format.md
     assert payload == int(bits.ljust(len(payload) * 8, "0"), 2).to_bytes(len(payload), "big")
 
 
@@ -253,10 +253,15 @@ def test_readable_while_being_written():
     assert np.array_equal(got, codes)
 
 
+def feed(into, data):
+    with open(into, "wb") as pipe:
+        pipe.write(data)
+
+
 def test_through_a_pipe():
     data, codes = make_file(frames=900, codebooks=8)
     out, into = os.pipe()
-    feeder = threading.Thread(target=lambda: open(into, "wb").write(data))
+    feeder = threading.Thread(target=feed, args=(into, data))
     feeder.start()
     with open(out, "rb", buffering=0) as pipe:
         reader = TokReader(pipe)
@@ -364,7 +369,9 @@ def test_header_fields_of_later_writers_do_no_harm():
     assert read(data)[1].num_samples == 320
 
 
-@pytest.mark.parametrize("data, words", [(b"", "is empty"), (b"RIFF\0\0\0\0WAVE", "not a .tok"), (b"\x93TO", "cut short")])
+@pytest.mark.parametrize("data, words", [
+    (b"", "is empty"), (b"RIFF\0\0\0\0WAVE", "not a .tok"), (b"\x93TO", "cut short"),
+])
 def test_other_files(data, words, tmp_path):
     path = tmp_path / "x.tok"
     path.write_bytes(data)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -122,7 +124,8 @@ def test_lost_spans_follow_the_cuts():
     ({"lengths": torch.tensor([10, 10])}, "lengths"),
 ])
 def test_what_does_not_fit_is_refused(change, words):
-    fields = {"codes": torch.zeros(1, 8, 10, dtype=torch.int64), "spec": SPEC, "sample_rate": 16000, "num_samples": (3200,)}
+    codes = torch.zeros(1, 8, 10, dtype=torch.int64)
+    fields = {"codes": codes, "spec": SPEC, "sample_rate": 16000, "num_samples": (3200,)}
     Tokens(**fields)
     with pytest.raises(ValueError, match=words):
         Tokens(**(fields | change))
@@ -179,10 +182,8 @@ def test_salvaged_tokens_know_what_is_lost(tmp_path):
 
 
 def test_nothing_but_what_is_needed_is_imported():
-    import subprocess
-    import sys
-
     script = "import sys, codec.audio, codec.tokens, codec.container\n"
-    script += "bad = {'torchaudio', 'lightning', 'transformers', 'auraloss', 'vector_quantize_pytorch'} & set(sys.modules)\n"
+    script += "heavy = {'torchaudio', 'lightning', 'transformers', 'auraloss', 'vector_quantize_pytorch'}\n"
+    script += "bad = heavy & set(sys.modules)\n"
     script += "sys.exit(f'imported {bad}' if bad else 0)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
