@@ -5,7 +5,7 @@ import builtins
 import pytest
 import torch
 
-from codec.training.losses import FLOOR, LEVEL, TERMS, SpectralLosses
+from codec.training.losses import FLOOR, LEVEL, TERMS, OneSidedDFT, SpectralLosses, Spectrum
 
 auraloss = pytest.importorskip("auraloss")
 pytest.importorskip("librosa")
@@ -35,6 +35,18 @@ def test_mr_stft_and_mel_are_auralosss_numbers_and_gradients(losses):
     (terms["mr_stft"] + terms["mel"]).backward()
     (mr_stft + mel).backward()
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-2, atol=1e-3 * theirs.grad.abs().max().item())
+
+
+@pytest.mark.parametrize("samples", [6000, 6001, 6143])
+def test_spectra_are_torch_stft(samples):
+    wav, window = torch.randn(2, samples), torch.hann_window(512)
+    spectrum, z = Spectrum(wav, 512, window), torch.stft(wav, 512, 128, window=window, return_complex=True).mT
+    torch.testing.assert_close(torch.complex(spectrum.real, spectrum.imag), z, rtol=1e-5, atol=1e-4)
+
+
+def test_the_gradient_of_the_transform_is_exact():
+    frames = torch.randn(2, 12, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(OneSidedDFT.apply, (frames,))
 
 
 @pytest.mark.parametrize("name", list(TERMS))
@@ -127,6 +139,7 @@ def test_channels_are_items(losses):
     ([{"name": "waveform", "wieght": 2}], "no option 'wieght'"),
     ([{"name": "mel", "options": {"n_ffts": [256], "n_mels": [200]}}], "lower n_mels"),
     ([{"name": "mel", "options": {"n_ffts": [256]}}], "one n_mels per n_fft"),
+    ([{"name": "mr_stft", "options": {"n_ffts": [1023]}}], "multiple of 4"),
     ([{"name": "compressed_stft", "options": {"exponent": 3}}], "exponent 1 or 2"),
 ])
 @pytest.mark.filterwarnings("ignore:Empty filters")
