@@ -1,0 +1,105 @@
+"""What the verbs share: options, loading models, words for numbers."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from codec.model import Codec
+    from codec.tokens import TokenSpec
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", metavar="cpu|cuda", help="where the model runs (default: cpu)")
+
+
+def check_device(name: str) -> str:
+    """The device, if it is there. Raises ValueError when it is not."""
+    import torch
+
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
+        raise ValueError(f"--device {name}: there is cpu and cuda (or cuda:1 and so on)")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError("cuda is not available: use --device cpu")
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
+    return name
+
+
+def load_model(name: str, device: str) -> Codec:
+    from codec import hub
+
+    return hub.load(name, check_device(device))
+
+
+class Decoders:
+    """The models that decode: the one of --model, or those that the files name, each loaded once."""
+
+    def __init__(self, name: str | None, device: str):
+        self._name, self._device = name, device
+        self._loaded: dict[str | None, Codec] = {}
+
+    def model_for(self, spec: TokenSpec) -> Codec:
+        from codec.files import load_for
+
+        key = None if self._name is not None else spec.name
+        if key not in self._loaded:
+            named = self._name is not None
+            self._loaded[key] = load_model(self._name, self._device) if named else load_for(
+                spec, check_device(self._device)
+            )
+        return self._loaded[key]
+
+
+def check_input(name: str) -> None:
+    """Raise ValueError early, before anything slow, when there is nothing to read."""
+    if name == "-":
+        if sys.stdin.isatty():
+            raise ValueError("`-` reads from a pipe, and nothing is piped in")
+    elif not os.path.lexists(name):
+        raise ValueError(f"{name}: no such file")
+
+
+def check_output(name: str) -> None:
+    """Raise ValueError early for an output that no single file can be written to."""
+    if name == "-":
+        if sys.stdout.isatty():
+            raise ValueError("`-` writes to a pipe or a file, not to a terminal: add > FILE")
+    elif os.path.isdir(name):
+        raise ValueError(f"{name}: is a folder: name the file to write")
+    elif not Path(name).absolute().parent.is_dir():
+        parent = Path(name).parent
+        raise ValueError(
+            f"cannot write {name}: {parent} {'is a file, not a folder' if parent.exists() else 'does not exist: make it first'}"
+        )
+
+
+def summary(line: str, output: str | None = None) -> None:
+    """A line for the user: on stdout, or on stderr when the output itself goes to stdout."""
+    print(line, file=sys.stderr if output == "-" else sys.stdout)
+
+
+def note(line: str) -> None:
+    print(line if line.startswith("note: ") else f"note: {line}", file=sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """0.05 s, 12.3 s, 4 min 5 s, 2 h 3 min 4 s."""
+    if seconds < 60:
+        return f"{seconds:.4g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min {rest} s" if hours else f"{minutes} min {rest} s"
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def kbits(bits: float) -> str:
+    return f"{bits / 1000:.4g} kbit/s"

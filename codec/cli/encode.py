@@ -1,0 +1,112 @@
+"""Encode recordings to .tok files.
+
+IN is an audio file of any format, rate and number of channels, `-` for a pipe, or a folder. Without OUT a file gets a
+.tok beside it, which must not be there yet; a folder needs an OUT folder, keeps its tree there, and skips what is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from codec.cli.common import add_device, check_input, check_output, count, duration, kbits, load_model, note, summary
+from codec.cli.folder import Job, find, run_jobs
+from codec.cli.progress import Progress
+
+DEFAULT_MODEL = "speech-16k"
+AUDIO = (
+    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64",
+    ".rf64", ".voc", ".sph", ".nist", ".avr", ".iff", ".svx", ".8svx", ".mp2", ".mp1",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="IN", help="audio file, folder, or - for a pipe")
+    parser.add_argument("output", metavar="OUT", nargs="?", help=".tok file, folder, or - (default: beside IN)")
+    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="default: %(default)s")
+    quality = parser.add_mutually_exclusive_group()
+    quality.add_argument("--codebooks", type=int, metavar="K", help="how many to keep (default: all)")
+    quality.add_argument("--bitrate", type=float, metavar="KBITS", help="kbit/s of each channel, rounded down")
+    add_device(parser)
+
+
+def run(args: argparse.Namespace) -> int | None:
+    if args.input == "-" and args.output is None:
+        args.usage_error("a pipe as input needs the name of an output")
+    check_input(args.input)
+    if os.path.isdir(args.input):
+        if args.output in (None, "-"):
+            args.usage_error(f"{args.input} is a folder: name the folder to write to")
+        return _folder(args)
+    return _file(args)
+
+
+def _file(args: argparse.Namespace) -> None:
+    output = args.output
+    if output is None:
+        output = str(Path(args.input).with_suffix(".tok"))
+        if os.path.exists(output):
+            raise ValueError(f"{output} is there already: name the output to write over it")
+    check_output(output)
+    model = load_model(args.model, args.device)
+    from codec.files import encode_file
+
+    with Progress() as progress:
+        result = encode_file(
+            model, args.input, output, _codebooks(model, args),
+            progress=lambda done, total: progress.update(
+                done, total, f"{duration(done)}{'' if total is None else f' of {duration(total)}'}"
+            ),
+        )
+    if result.note:
+        note(result.note)
+    size = "" if result.size is None else f", {count(result.size, 'byte')}"
+    summary(
+        f"{duration(result.seconds)}, {count(result.channels, 'channel')}: {count(result.num_frames, 'frame')}, "
+        f"{count(result.num_codebooks, 'codebook')}, {kbits(result.bitrate)}{size}; "
+        f"{result.seconds / result.elapsed:.3g} x real time",
+        output,
+    )
+
+
+def _codebooks(model, args: argparse.Namespace) -> int:
+    return model.codebooks_for(args.codebooks, None if args.bitrate is None else 1000 * args.bitrate)
+
+
+def _folder(args: argparse.Namespace) -> int:
+    jobs, failures = find(args.input, args.output, AUDIO, ".tok")
+    model = load_model(args.model, args.device)
+    from codec.files import encode_file
+
+    spec, codebooks = model.spec, _codebooks(model, args)
+    losing = []
+
+    def encode(job: Job) -> float:
+        result = encode_file(model, job.source, job.target, codebooks)
+        if result.note:
+            losing.append(job.source)
+        return result.seconds
+
+    code = run_jobs(jobs, failures, lambda job: _is_done(job, spec, codebooks), encode, "encoded")
+    if losing:
+        note(f"{count(len(losing), 'file')} with much energy above {model.sample_rate / 2000:g} kHz, which is lost: {losing[0]}"
+             + (" and others" if len(losing) > 1 else ""))
+    return code
+
+
+def _is_done(job: Job, spec, codebooks: int) -> bool:
+    """A whole .tok of this model with as many codebooks, not older than the recording, is not made again."""
+    from codec.container import TokError, TokReader
+
+    try:
+        if job.target.stat().st_mtime < job.source.stat().st_mtime:
+            return False
+        with TokReader(job.target) as reader:
+            if reader.spec.fingerprint != spec.fingerprint or reader.num_codebooks != codebooks:
+                return False
+            for _ in reader.blocks():
+                pass
+            return True
+    except (OSError, TokError):
+        return False

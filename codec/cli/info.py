@@ -1,0 +1,122 @@
+"""Say what a .tok file, an audio file or a model is.
+
+A name is first looked for as a file, then as a folder with a model, then among the models in the box.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from codec.cli.common import duration
+from codec.cli.encode import AUDIO
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="FILE|MODEL", help=".tok or audio file, or a model's name or folder")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: argparse.Namespace) -> None:
+    if os.path.isfile(args.name):
+        facts = _tok(args.name) if _is_tok(args.name) else _audio(args.name)
+    elif args.name.lower().endswith((".tok", *AUDIO)) and not os.path.isdir(args.name):
+        raise ValueError(f"{args.name}: no such file")
+    else:
+        facts = _model(args.name)
+    if args.json:
+        print(json.dumps(facts))
+        return
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        print(f"{key.replace('_', ' '):{width}}  {_words(key, value)}")
+
+
+def _is_tok(name: str) -> bool:
+    from codec.container import MAGIC
+
+    with open(name, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC or name.endswith(".tok")
+
+
+def _tok(name: str) -> dict[str, Any]:
+    """Reads it all, salvaging, so that damage is told rather than an error; a bad header is one."""
+    from codec.container import TokError, TokReader
+    from codec.tokens import frames_for
+
+    problem = None
+    try:
+        with TokReader(name) as reader:
+            for _ in reader.blocks():
+                pass
+    except TokError as error:
+        problem = str(error)
+    with TokReader(name, salvage=problem is not None) as reader:
+        blocks = sum(1 for _ in reader.blocks())
+    spec, samples = reader.spec, reader.num_samples
+    bits = spec.frame_rate * sum(math.log2(size) for size in spec.codebook_sizes[: reader.num_codebooks])
+    return {
+        "kind": "tok", "file": name, "model": spec.name, "fingerprint": spec.fingerprint,
+        "decoder_fingerprint": spec.decoder_fingerprint, "seconds": samples / reader.sample_rate,
+        "sample_rate": reader.sample_rate, "channels": reader.channels, "num_samples": samples,
+        "num_frames": frames_for(samples, reader.sample_rate, spec), "frame_rate": spec.frame_rate,
+        "num_codebooks": reader.num_codebooks, "codebook_sizes": list(spec.codebook_sizes),
+        "model_sample_rate": spec.sample_rate, "bitrate": bits * reader.channels, "bytes": Path(name).stat().st_size,
+        "blocks": blocks, "complete": problem is None, "problem": problem,
+        "lost_seconds": [[a / spec.frame_rate, b / spec.frame_rate] for a, b in reader.lost],
+    }
+
+
+def _audio(name: str) -> dict[str, Any]:
+    from codec.audio import AudioReader
+
+    with AudioReader(name) as reader:
+        samples = reader.num_samples
+        return {
+            "kind": "audio", "file": name, "sample_rate": reader.sample_rate, "channels": reader.channels,
+            "num_samples": samples, "seconds": None if samples is None else samples / reader.sample_rate,
+            "bytes": Path(name).stat().st_size,
+        }
+
+
+def _model(name: str) -> dict[str, Any]:
+    from codec import hub
+
+    model = hub.load(name)
+    weights = hub.find(name) / hub.WEIGHTS
+    spec = model.spec
+    return {
+        "kind": "model", "name": model.config.name, "sample_rate": model.sample_rate, "frame_rate": model.frame_rate,
+        "frame_size": model.frame_size, "channels": model.channels, "num_codebooks": model.num_codebooks,
+        "codebook_sizes": list(model.codebook_sizes), "bitrates": [model.bitrate(k + 1) for k in range(model.num_codebooks)],
+        "latency_ms": 1000 * model.latency, "fingerprint": spec.fingerprint, "decoder_fingerprint": spec.decoder_fingerprint,
+        "encoder_parameters": sum(p.numel() for p in model.encoder.parameters()),
+        "decoder_parameters": sum(p.numel() for p in model.decoder.parameters()),
+        "codebook_parameters": model.quantizer.codebooks.numel(), "bytes": weights.stat().st_size,
+    }
+
+
+def _words(key: str, value: Any) -> str:
+    """A value as a person reads it."""
+    if value is None:
+        return "none" if key == "problem" else "not known"
+    if key == "seconds":
+        return duration(value)
+    if key in ("sample_rate", "model_sample_rate"):
+        return f"{value} Hz"
+    if key in ("bitrate", "bitrates"):
+        rates = value if isinstance(value, list) else [value]
+        return f"{', '.join(f'{rate / 1000:.4g}' for rate in rates)} kbit/s"
+    if key == "lost_seconds":
+        return ", ".join(f"{a:.2f} to {b:.2f}" for a, b in value) or "none"
+    if key == "codebook_sizes" and len(set(value)) == 1:
+        return f"{len(value)} x {value[0]}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) and key != "sample_rate" else f"{value:g}" if isinstance(value, float) else value
