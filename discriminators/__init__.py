@@ -1,8 +1,8 @@
 """Discriminators for adversarial training: one interface, one file per family.
 
-Every discriminator maps ``wav (B, 1, T)`` float in [-1, 1] to a :class:`DiscriminatorOutput` with one entry per sub-discriminator.
-The package needs torch alone and knows nothing of the codec that it judges; the adversarial objectives are in
-:mod:`discriminators.losses`.
+Every discriminator maps ``wav (B, 1, T)`` float in [-1, 1] to a :class:`DiscriminatorOutput` with one entry per
+sub-discriminator. The package needs torch alone and knows nothing of the codec that it judges; the adversarial
+objectives are in :mod:`discriminators.losses`.
 
     judge = discriminators.build("msstft", channels=16)
     judges = discriminators.build_all([{"name": "msstft", "options": {"channels": 16}}, {"name": "mpd"}])

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 class DiscriminatorOutput(NamedTuple):
     """One entry per sub-discriminator.
 
-    ``logits[i]``: (B, 1, ...) unbounded scores, high for real. ``features[i]``: the hidden activations (B, C, ...) of sub-discriminator i,
-    shallow to deep, for the feature-matching loss. Under autocast both come in the low precision; the losses reduce in float32.
+    ``logits[i]``: (B, 1, ...) unbounded scores, high for real. ``features[i]``: the hidden activations (B, C, ...) of
+    sub-discriminator i, shallow to deep, for the feature-matching loss. Under autocast both come in the low precision;
+    the losses reduce in float32.
     """
 
     logits: list[Tensor]
@@ -30,9 +31,14 @@ class Discriminator(nn.Module):
     def forward(self, wav: Tensor) -> DiscriminatorOutput:
         """Judge wav (B, 1, T). Raises ValueError for another shape or for T below ``min_samples``."""
         if wav.dim() != 3 or wav.shape[1] != 1:
-            raise ValueError(f"a discriminator takes wav of shape (B, 1, T), not {tuple(wav.shape)}; add a channel axis or fold channels into B")
+            raise ValueError(
+                f"a discriminator takes wav of shape (B, 1, T), not {tuple(wav.shape)}; "
+                "add a channel axis or fold channels into B"
+            )
         if wav.shape[-1] < self.min_samples:
-            raise ValueError(f"{wav.shape[-1]} samples are too few for this discriminator; give it at least {self.min_samples}")
+            raise ValueError(
+                f"{wav.shape[-1]} samples are too few for this discriminator; give it at least {self.min_samples}"
+            )
         return self.judge(wav)
 
     def judge(self, wav: Tensor) -> DiscriminatorOutput:
@@ -58,9 +64,15 @@ class DiscriminatorSet(Discriminator):
         return DiscriminatorOutput(logits, features)
 
 
-def conv2d(in_channels: int, out_channels: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1),
-           dilation: tuple[int, int] = (1, 1)) -> nn.Module:
-    """A 2-D convolution with weight norm (Salimans and Kingma 2016) and 'same' padding before the stride; odd kernels only."""
+def conv2d(
+    in_channels: int,
+    out_channels: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int] = (1, 1),
+    dilation: tuple[int, int] = (1, 1),
+) -> nn.Module:
+    """A 2-D convolution with weight norm (Salimans and Kingma 2016) and 'same' padding before the stride; odd kernels
+    only."""
     padding = tuple((k - 1) * d // 2 for k, d in zip(kernel, dilation))
     layer = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, dilation=dilation, padding=padding)
     return torch.nn.utils.parametrizations.weight_norm(layer)

@@ -1,7 +1,8 @@
 """Adversarial objectives over :class:`discriminators.DiscriminatorOutput`, reduced in float32.
 
-``kind`` is "hinge" (Lim and Ye, "Geometric GAN", 2017; used by EnCodec) or "least_squares" (Mao et al., "LSGAN", 2017; used by HiFi-GAN).
-Every loss is a mean over sub-discriminators, so adding one does not change the scale. All return a scalar.
+``kind`` is "hinge" (Lim and Ye, "Geometric GAN", 2017; used by EnCodec) or "least_squares" (Mao et al., "LSGAN", 2017;
+used by HiFi-GAN). Every loss is a mean over sub-discriminators, so adding one does not change the scale. All return a
+scalar.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ KINDS = ("hinge", "least_squares")
 
 
 def discriminator_loss(real: DiscriminatorOutput, fake: DiscriminatorOutput, kind: str = "hinge") -> Tensor:
-    """What the discriminator minimises: real scores up, fake scores down. ``fake`` must come from a detached waveform."""
+    """What the discriminator minimises: real scores up, fake scores down. ``fake`` must come from a detached
+    waveform."""
     _check(kind)
     total = torch.zeros((), device=real.logits[0].device)
     for r, f in zip(real.logits, fake.logits):
@@ -28,7 +30,8 @@ def discriminator_loss(real: DiscriminatorOutput, fake: DiscriminatorOutput, kin
 
 
 def generator_loss(fake: DiscriminatorOutput, kind: str = "hinge") -> Tensor:
-    """What the generator minimises: fake scores up. Hinge: the mean of relu(1 - score), as in EnCodec; bounded below by 0."""
+    """What the generator minimises: fake scores up. Hinge: the mean of relu(1 - score), as in EnCodec; bounded below by
+    0."""
     _check(kind)
     total = torch.zeros((), device=fake.logits[0].device)
     for f in fake.logits:
@@ -38,7 +41,8 @@ def generator_loss(fake: DiscriminatorOutput, kind: str = "hinge") -> Tensor:
 
 
 def feature_matching_loss(real: DiscriminatorOutput, fake: DiscriminatorOutput) -> Tensor:
-    """Mean |real - fake| / mean |real| of each feature map, averaged over layers and sub-discriminators (EnCodec, 2022, equation 3).
+    """Mean |real - fake| / mean |real| of each feature map, averaged over layers and sub-discriminators (EnCodec, 2022,
+    section 3.4).
 
     Gradients reach ``fake`` only.
     """
@@ -47,7 +51,8 @@ def feature_matching_loss(real: DiscriminatorOutput, fake: DiscriminatorOutput) 
         for r, f in zip(real_layers, fake_layers):
             r = r.detach()
             scale = r.abs().mean(dtype=torch.float32).clamp_min(1e-5)
-            # a norm, not abs().mean(): the gradient of a norm keeps the layout of the maps (channels-last), which halves the backward pass
+            # a norm, not abs().mean(): the gradient of a norm keeps the layout of the maps (channels-last), which
+            # halves the backward pass
             terms.append(torch.linalg.vector_norm(f - r, ord=1, dtype=torch.float32) / f.numel() / scale)
     return torch.stack(terms).mean()
 

@@ -14,21 +14,28 @@ from discriminators.base import Discriminator, DiscriminatorOutput, conv2d
 class MultiScaleSTFTDiscriminator(Discriminator):
     """One convolutional judge per STFT resolution, looking at real and imaginary parts (MS-STFT of EnCodec).
 
-    Source: Défossez et al., "High Fidelity Neural Audio Compression", 2022, section 3.4 (there: five resolutions, 32 channels, no compression).
+    Source: Défossez et al., "High Fidelity Neural Audio Compression", 2022, section 3.4 (there: five resolutions, 32
+    channels, no compression).
 
     n_ffts       window lengths in samples; the hop is a quarter of each.
     channels     width of every hidden layer.
     dilations    along time, one strided (1, 2) layer each.
-    compression  magnitudes are raised to this power, phases kept, so that quiet bands and quiet speech are seen (1.0: as in EnCodec).
+    compression  magnitudes are raised to this power, phases kept, so that quiet bands and quiet speech are seen (1.0:
+                 as in EnCodec).
 
-    In: wav (B, 1, T), T >= the longest window. Out, per resolution: logits (B, 1, N, M) over N = (T - n_fft) // hop + 1 frames and
-    M = bins / 2**len(dilations); features: len(dilations) + 2 maps (B, channels, N, .).
-    Cost: about 14 * channels**2 * T multiply-adds per item and resolution. All maps are kept channels-last, which on a CPU
-    in bfloat16 is two to four times as fast as the default layout.
+    In: wav (B, 1, T), T >= the longest window. Out, per resolution: logits (B, 1, N, M) over N = (T - n_fft) // hop + 1
+    frames and M = bins / 2**len(dilations); features: len(dilations) + 2 maps (B, channels, N, .).
+    Cost: about (50 channels**2 + 108 channels) T multiply-adds per item and resolution, forward. All maps are kept
+    channels-last, which on a CPU in bfloat16 is two to four times as fast as the default layout.
     """
 
-    def __init__(self, n_ffts: Sequence[int] = (1024, 512, 256), channels: int = 16, dilations: Sequence[int] = (1, 2, 4),
-                 compression: float = 0.3) -> None:
+    def __init__(
+        self,
+        n_ffts: Sequence[int] = (1024, 512, 256),
+        channels: int = 16,
+        dilations: Sequence[int] = (1, 2, 4),
+        compression: float = 0.3,
+    ) -> None:
         super().__init__()
         self.scales = nn.ModuleList(STFTDiscriminator(n_fft, channels, dilations, compression) for n_fft in n_ffts)
         self.min_samples = max(n_ffts)
@@ -47,7 +54,9 @@ class STFTDiscriminator(nn.Module):
         self.n_fft = n_fft
         self.compression = compression
         window = torch.hann_window(n_fft)
-        self.register_buffer("window", window / window.square().sum().sqrt(), persistent=False)  # unit energy: levels as in the waveform
+        self.register_buffer(
+            "window", window / window.square().sum().sqrt(), persistent=False
+        )  # unit energy: levels as in the waveform
         layers = [conv2d(2, channels, (3, 9))]
         layers += [conv2d(channels, channels, (3, 9), stride=(1, 2), dilation=(d, 1)) for d in dilations]
         layers += [conv2d(channels, channels, (3, 3))]
@@ -65,9 +74,18 @@ class STFTDiscriminator(nn.Module):
     def spectrum(self, wav: Tensor) -> Tensor:
         """wav (B, 1, T) -> real and imaginary parts (B, 2, N, bins) in float32, channels-last in memory."""
         with torch.autocast(wav.device.type, enabled=False):
-            z = torch.stft(wav.squeeze(1).float(), self.n_fft, self.n_fft // 4, window=self.window, center=False, return_complex=True)
+            z = torch.stft(
+                wav.squeeze(1).float(),
+                self.n_fft,
+                self.n_fft // 4,
+                window=self.window,
+                center=False,
+                return_complex=True,
+            )
             parts = torch.view_as_real(z.transpose(1, 2))  # (B, N, bins, 2)
             if self.compression != 1.0:
                 power = parts.square().sum(-1, keepdim=True)
-                parts = parts * (power + 1e-5).pow((self.compression - 1) / 2)  # the floor bounds the gradient at silence
+                parts = parts * (power + 1e-5).pow(
+                    (self.compression - 1) / 2
+                )  # the floor bounds the gradient at silence
             return parts.permute(0, 3, 1, 2)

@@ -10,10 +10,7 @@ from discriminators.base import Discriminator, DiscriminatorSet
 from discriminators.mpd import MultiPeriodDiscriminator
 from discriminators.msstft import MultiScaleSTFTDiscriminator
 
-FAMILIES: dict[str, type[Discriminator]] = {
-    "mpd": MultiPeriodDiscriminator,
-    "msstft": MultiScaleSTFTDiscriminator,
-}
+FAMILIES: dict[str, type[Discriminator]] = {"mpd": MultiPeriodDiscriminator, "msstft": MultiScaleSTFTDiscriminator}
 
 
 def available() -> list[str]:
@@ -29,7 +26,9 @@ def build(name: str, **options: Any) -> Discriminator:
     known = list(inspect.signature(family).parameters)
     unknown = [option for option in options if option not in known]
     if unknown:
-        raise ValueError(f"discriminator {name!r} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
+        raise ValueError(
+            f"discriminator {name!r} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known)}"
+        )
     return family(**options)
 
 

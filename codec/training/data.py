@@ -1,8 +1,9 @@
-"""Training crops: which samples a step sees follows from (seed, step, rank, item) alone, so the position in the data is the step.
+"""Training crops: which samples a step sees follows from (seed, step, rank, item) alone, so the position in the data is
+the step.
 
-    crops = SpeechCrops("corpus/", sample_rate=16_000, crop_samples=16_000, batch_size=16)
-    wav = crops.batch(step=1200)                                  # (16, 1, 16000), the same on every call and machine
-    for wav in step_loader(crops, start=1200, stop=5000): ...     # resumed: nothing else to restore
+crops = SpeechCrops("corpus/", sample_rate=16_000, crop_samples=16_000, batch_size=16)
+wav = crops.batch(step=1200)                                  # (16, 1, 16000), the same on every call and machine
+for wav in step_loader(crops, start=1200, stop=5000): ...     # resumed: nothing else to restore
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of a corpus. group: what sampling balances (source, speaker set, ...); weight: of the file inside its group."""
+    """One file of a corpus. group: what sampling balances (source, speaker set, ...); weight: of the file inside its
+    group."""
 
     path: str
     group: str = ""
@@ -48,21 +50,35 @@ class SpeechCrops:
 
     source        a folder (any depth), or a manifest: see `list_audio`.
     cache         folder of the decoded corpus; empty for the user's cache folder.
-    group_power   groups are drawn in proportion to hours ** group_power: 1 as they are, 0 all alike; files in proportion to
-                  length times weight.
+    group_power   groups are drawn in proportion to hours ** group_power: 1 as they are, 0 all alike; files in
+                  proportion to length times weight.
     gain_db       range of the file's peak after augmentation, at most 0 so that nothing clips.
     tilt          largest |a| of the filter (1 + a z^-1) / (1 + |a|), a slight dulling or brightening; 0 for none.
     split         which entries of a manifest to keep, where it says.
     augment       False: crops as they are in the file, for looking at data.
 
-    Files shorter than a crop are followed by zeros; crops near silence are drawn again. Raises DataError where no sound is found.
+    Files shorter than a crop are followed by zeros; crops near silence are drawn again. Raises DataError where no sound
+    is found.
     """
 
-    def __init__(self, source: str | Path, sample_rate: int, crop_samples: int, batch_size: int = 16, seed: int = 0, cache: str | Path = "",
-                 group_power: float = 0.5, gain_db: tuple[float, float] = (-20.0, 0.0), tilt: float = 0.0, split: str = "train",
-                 augment: bool = True) -> None:
+    def __init__(
+        self,
+        source: str | Path,
+        sample_rate: int,
+        crop_samples: int,
+        batch_size: int = 16,
+        seed: int = 0,
+        cache: str | Path = "",
+        group_power: float = 0.5,
+        gain_db: tuple[float, float] = (-20.0, 0.0),
+        tilt: float = 0.0,
+        split: str = "train",
+        augment: bool = True,
+    ) -> None:
         if crop_samples < 1 or batch_size < 1:
-            raise DataError(f"crops of {crop_samples} samples in batches of {batch_size} cannot be drawn; both must be at least 1")
+            raise DataError(
+                f"crops of {crop_samples} samples in batches of {batch_size} cannot be drawn; both must be at least 1"
+            )
         if not gain_db[0] <= gain_db[1] <= 0:
             raise DataError(f"gain_db {tuple(gain_db)} must rise to at most 0, or crops would clip")
         self.crop_samples, self.batch_size, self.seed = crop_samples, batch_size, seed
@@ -71,7 +87,9 @@ class SpeechCrops:
         files = self.corpus.files
         audible = [i for i, file in enumerate(files) if file["peak"] >= SILENT_FILE and file["weight"] > 0]
         if not audible:
-            raise DataError(f"all {len(files)} files of {source} are silent (peaks below -50 dBFS); check the recordings")
+            raise DataError(
+                f"all {len(files)} files of {source} are silent (peaks below -50 dBFS); check the recordings"
+            )
         self._groups: list[tuple[np.ndarray, np.ndarray]] = []  # file numbers, cumulative probabilities
         seconds = []
         for name in sorted({files[i]["group"] for i in audible}):
@@ -89,7 +107,8 @@ class SpeechCrops:
         return torch.from_numpy(crops).unsqueeze(1)
 
     def item(self, step: int, rank: int, item: int) -> np.ndarray:
-        """One crop (crop_samples,) float32. Only `random()` is used of the generator: numpy promises its stream to stay."""
+        """One crop (crop_samples,) float32. Only `random()` is drawn, the plainest use of the generator, so other
+        versions of numpy agree."""
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, step, rank, item])))
         for _ in range(TRIES):
             members, edges = self._groups[_pick(self._group_edges, rng.random())]
@@ -98,7 +117,10 @@ class SpeechCrops:
             crop = self.corpus.read(file, int(rng.random() * (room + 1)), self.crop_samples)
             if np.sqrt(np.mean(np.square(crop))) >= SILENT_CROP * file["peak"]:
                 return self._augmented(crop, file["peak"], rng) if self.augment else crop
-        raise DataError(f"{TRIES} crops of {self.crop_samples} samples in a row were silent; remove silent recordings or use longer crops")
+        raise DataError(
+            f"{TRIES} crops of {self.crop_samples} samples in a row were silent; "
+            "remove silent recordings or use longer crops"
+        )
 
     def _augmented(self, crop: np.ndarray, peak: float, rng: np.random.Generator) -> np.ndarray:
         low, high = self.gain_db
@@ -121,19 +143,30 @@ class StepDataset(Dataset):
         return self.crops.batch(step, self.rank)
 
 
-def step_loader(crops: SpeechCrops, start: int, stop: int, rank: int = 0, workers: int = 0, pin_memory: bool = False) -> DataLoader:
-    """Batches of the steps start to stop - 1, in order, with any number of workers. Leaves torch's global random state alone."""
-    return DataLoader(StepDataset(crops, rank), batch_size=None, sampler=range(start, stop), num_workers=workers, pin_memory=pin_memory,
-                      generator=torch.Generator())
+def step_loader(
+    crops: SpeechCrops, start: int, stop: int, rank: int = 0, workers: int = 0, pin_memory: bool = False
+) -> DataLoader:
+    """Batches of the steps start to stop - 1, in order, with any number of workers. Leaves torch's global random state
+    alone."""
+    return DataLoader(
+        StepDataset(crops, rank),
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+    )
 
 
 def list_audio(source: str | Path, split: str = "train") -> list[Entry]:
     """The files of a corpus, in a fixed order. Raises DataError.
 
-    A folder: every file with the suffix of a format that soundfile reads; its group is the first folder below ``source``. A folder that
-    holds a manifest.json is read through it, so that what the manifest keeps apart stays apart.
-    A manifest: .jsonl (an object a line) or .json (a list of objects) with ``path`` (relative to the manifest) and, optionally, ``source``
-    (the group), ``weight``, and ``split``: where that is there, only entries of ``split`` are kept.
+    A folder: every file with the suffix of a format that soundfile reads; its group is the first folder below
+    ``source``. A folder that holds a manifest.json is read through it, so that what the manifest keeps apart stays
+    apart.
+    A manifest: .jsonl (an object a line) or .json (a list of objects) with ``path`` (relative to the manifest)
+    and, optionally, ``source`` (the group), ``weight``, and ``split``: where that is there, only entries of ``split``
+    are kept.
     """
     source = Path(source).expanduser()
     if source.is_dir() and (source / "manifest.json").is_file():
@@ -143,8 +176,11 @@ def list_audio(source: str | Path, split: str = "train") -> list[Entry]:
         paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
         entries = [Entry(str(p), p.relative_to(source).parts[0] if p.parent != source else "") for p in paths]
     elif source.is_file():
-        entries = [_entry(row, number, source) for number, row in enumerate(_rows(source), 1)
-                   if not isinstance(row, dict) or row.get("split", split) == split]
+        entries = [
+            _entry(row, number, source)
+            for number, row in enumerate(_rows(source), 1)
+            if not isinstance(row, dict) or row.get("split", split) == split
+        ]
     else:
         raise DataError(f"there is no training data at {source}; name a folder of audio files or a manifest")
     if not entries:
@@ -153,7 +189,8 @@ def list_audio(source: str | Path, split: str = "train") -> list[Entry]:
 
 
 def decode(path: str | Path, sample_rate: int) -> np.ndarray:
-    """A file as mono int16 (T,) at ``sample_rate``; channels are averaged. Raises DataError for what cannot be read or holds no sample."""
+    """A file as mono int16 (T,) at ``sample_rate``; channels are averaged. Raises DataError for what cannot be read or
+    holds no sample."""
     import soundfile
     import soxr
 
@@ -177,8 +214,9 @@ def decode(path: str | Path, sample_rate: int) -> np.ndarray:
 class DecodedCorpus:
     """All files of a corpus decoded once, one after the other in one int16 array on disk that is mapped, not read.
 
-    The cache is a pair NAME.npy and NAME.json under ``cache``, with NAME made of every path, size, time of change, group and weight and the
-    rate: a changed corpus is decoded anew. Files that cannot be decoded are left out with one warning; DataError if none can.
+    The cache is a pair NAME.npy and NAME.json under ``cache``, with NAME made of every path, size, time of change,
+    group and weight and the rate: a changed corpus is decoded anew. Files that cannot be decoded are left out with one
+    warning; DataError if none can.
 
     files    for each file: path, group, weight, start and length (samples), peak (in [0, 1]).
     skipped  (path, reason) of the files left out.
@@ -197,7 +235,10 @@ class DecodedCorpus:
         self._samples: np.ndarray | None = None
         if self.skipped:
             path, reason = self.skipped[0]
-            warnings.warn(f"{len(self.skipped)} of {len(entries)} training files were left out, the first being {path}: {reason}", stacklevel=3)
+            warnings.warn(
+                f"{len(self.skipped)} of {len(entries)} training files were left out, the first being {path}: {reason}",
+                stacklevel=3,
+            )
 
     def read(self, file: dict[str, Any], offset: int, length: int) -> np.ndarray:
         """(length,) float32 from ``offset`` of one of ``files``, zeros after its end."""
@@ -205,7 +246,11 @@ class DecodedCorpus:
             self._samples = np.load(self.samples_path, mmap_mode="r")
         stop = min(file["length"], offset + length)
         crop = np.zeros(length, dtype=np.float32)
-        np.multiply(self._samples[file["start"] + offset : file["start"] + stop], np.float32(1 / 32767), out=crop[: stop - offset])
+        np.multiply(
+            self._samples[file["start"] + offset : file["start"] + stop],
+            np.float32(1 / 32767),
+            out=crop[: stop - offset],
+        )
         return crop
 
     def __getstate__(self) -> dict[str, Any]:
@@ -228,7 +273,9 @@ def _build(entries: list[Entry], sample_rate: int, name: Path) -> dict[str, Any]
                 files.append(asdict(entry) | {"start": start, "length": int(wav.size), "peak": peak})
                 start += int(wav.size)
         if not files:
-            raise DataError(f"none of {len(entries)} training files can be read, the first being {skipped[0][0]}: {skipped[0][1]}")
+            raise DataError(
+                f"none of {len(entries)} training files can be read, the first being {skipped[0][0]}: {skipped[0][1]}"
+            )
         output.seek(0)
         if _write_header(output, start) != header:
             raise DataError("numpy wrote headers of two sizes; report this with your numpy version")
@@ -289,7 +336,9 @@ def _rows(manifest: Path) -> Iterable[Any]:
             return [json.loads(line) for line in text.splitlines() if line.strip()]
         rows = json.loads(text)
     except (OSError, ValueError) as error:
-        raise DataError(f"the manifest {manifest} cannot be read ({error}); it must be a JSON list or one JSON object a line") from error
+        raise DataError(
+            f"the manifest {manifest} cannot be read ({error}); it must be a JSON list or one JSON object a line"
+        ) from error
     if not isinstance(rows, list):
         raise DataError(f"the manifest {manifest} must be a JSON list of objects with a 'path'")
     return rows
@@ -307,7 +356,12 @@ def _entry(row: Any, number: int, manifest: Path) -> Entry:
 def _suffixes() -> set[str]:
     import soundfile
 
-    return {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {".aif", ".aifc", ".oga", ".opus"}
+    return {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {
+        ".aif",
+        ".aifc",
+        ".oga",
+        ".opus",
+    }
 
 
 def _int16(wav: np.ndarray) -> np.ndarray:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 class EMA:
     """A second set of weights that trails the trained ones.
 
-    Floating-point parameters are averaged; buffers (codebook statistics) and other parameters are copied as they are. The decay at
-    step s is min(decay, (1 + s) / (10 + s)), so the average forgets the random start quickly.
+    Floating-point parameters are averaged; buffers (codebook statistics) and other parameters are copied as they are.
+    The decay at step s is min(decay, (1 + s) / (10 + s)), so the average forgets the random start quickly.
 
         ema = EMA(model, decay=0.999)
         ema.update(model, step)            # after every update of the generator, step = 0, 1, ...
@@ -40,7 +40,8 @@ class EMA:
 
     @contextmanager
     def swapped(self, module: nn.Module) -> Iterator[nn.Module]:
-        """The module with averaged weights inside the block; what it held before comes back bit for bit, also after an exception."""
+        """The module with averaged weights inside the block; what it held before comes back bit for bit, also after an
+        exception."""
         live = sum(self._matching(module), [])
         kept = [tensor.detach().clone() for tensor in live]
         mean = [*self.averaged.values(), *self.copied.values()]
@@ -58,11 +59,16 @@ class EMA:
         """Raises ValueError, and changes nothing, when names or shapes are not those of this module."""
         for part in ("averaged", "copied"):
             mine, given = getattr(self, part), state.get(part, {})
-            wrong = sorted(name for name in mine.keys() | given.keys()
-                           if name not in mine or name not in given or mine[name].shape != given[name].shape)
+            wrong = sorted(
+                name
+                for name in mine.keys() | given.keys()
+                if name not in mine or name not in given or mine[name].shape != given[name].shape
+            )
             if wrong:
-                raise ValueError(f"the averaged weights are of another model: {wrong[0]} and {len(wrong) - 1} more differ; "
-                                 "resume with the configuration that they were trained with")
+                raise ValueError(
+                    f"the averaged weights are of another model: {wrong[0]} and {len(wrong) - 1} more differ; "
+                    "resume with the configuration that they were trained with"
+                )
         for part in ("averaged", "copied"):
             for name, tensor in getattr(self, part).items():
                 tensor.copy_(state[part][name])
@@ -72,7 +78,9 @@ class EMA:
         lists = []
         for mine, theirs in zip((self.averaged, self.copied), _split(module)):
             if mine.keys() != theirs.keys():
-                raise ValueError("this moving average was made for another module; make it after the module is complete")
+                raise ValueError(
+                    "this moving average was made for another module; make it after the module is complete"
+                )
             for name, tensor in theirs.items():
                 if mine[name].device != tensor.device:
                     mine[name] = mine[name].to(tensor.device)

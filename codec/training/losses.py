@@ -1,11 +1,12 @@
 """Reconstruction losses, named in a recipe and weighted there.
 
-    losses = SpectralLosses(16_000, [{"name": "mr_stft", "weight": 1.0}, {"name": "waveform", "weight": 0.5, "options": {}}])
-    total, terms = losses(decoded, target)          # both (B, 1, T)
+    losses = SpectralLosses(16_000, [{"name": "mr_stft", "weight": 1.0}, {"name": "waveform", "weight": 0.5}])
+    total, terms = losses(decoded, target)  # both (B, 1, T)
 
-Quiet speech counts as much as loud speech: before any term is computed, both signals of an item are multiplied by the one gain that brings
-the target to an RMS of ``LEVEL`` (-26 dBFS). The gain stops growing for targets below ``FLOOR`` (-50 dBFS), so that silence stays small and no
-gradient explodes. Everything is computed in float32, also under autocast, and STFTs are shared between the terms that use the same one.
+Quiet speech counts as much as loud speech: before any term is computed, both signals of an item are multiplied by the
+one gain that brings the target to an RMS of ``LEVEL`` (-26 dBFS). The gain stops growing for targets below ``FLOOR``
+(-50 dBFS), so that silence stays small and no gradient explodes. Everything is computed in float32, also under
+autocast, and STFTs are shared between the terms that use the same one.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Losses(NamedTuple):
 class SpectralLosses(nn.Module):
     """The weighted sum of the terms that a recipe names.
 
-    entries: mappings with ``name`` (one of ``TERMS``), ``weight`` (default 1.0) and ``options`` (the arguments of that term's class).
-    Raises ValueError for unknown names and options, and for a term named twice.
+    entries: mappings with ``name`` (one of ``TERMS``), ``weight`` (default 1.0) and ``options`` (the arguments of that
+    term's class). Raises ValueError for unknown names and options, and for a term named twice.
     """
 
     def __init__(self, sample_rate: int, entries: Iterable[Mapping[str, Any]]) -> None:
@@ -48,17 +49,23 @@ class SpectralLosses(nn.Module):
                 raise ValueError(f"reconstruction loss {name!r} is listed twice; merge the two entries")
             options = dict(entry.get("options") or {})
             known = [p for p in inspect.signature(TERMS[name]).parameters if p != "sample_rate"]
-            unknown = [key for key in options if key not in known] + [k for k in entry if k not in ("name", "weight", "options")]
+            unknown = [key for key in options if key not in known] + [
+                k for k in entry if k not in ("name", "weight", "options")
+            ]
             if unknown:
-                raise ValueError(f"reconstruction loss {name!r} has no option {', '.join(map(repr, unknown))}; "
-                                 f"it has {', '.join(known) or 'none'}")
+                raise ValueError(
+                    f"reconstruction loss {name!r} has no option {', '.join(map(repr, unknown))}; "
+                    f"it has {', '.join(known) or 'none'}"
+                )
             self.terms[name] = TERMS[name](sample_rate=sample_rate, **options)
             self.weights[name] = float(entry.get("weight", 1.0))
 
     def forward(self, decoded: Tensor, target: Tensor) -> Losses:
         """decoded, target: (B, C, T) in [-1, 1], of one shape. Gradients reach ``decoded`` only."""
         if decoded.shape != target.shape or decoded.dim() != 3:
-            raise ValueError(f"decoded and target must both be (B, C, T), not {tuple(decoded.shape)} and {tuple(target.shape)}")
+            raise ValueError(
+                f"decoded and target must both be (B, C, T), not {tuple(decoded.shape)} and {tuple(target.shape)}"
+            )
         with torch.autocast(decoded.device.type, enabled=False):
             pair = Pair(decoded.flatten(0, 1).float(), target.flatten(0, 1).detach().float())
             terms = {name: term(pair) for name, term in self.terms.items()}
@@ -71,8 +78,9 @@ class SpectralLosses(nn.Module):
 class OneSidedDFT(torch.autograd.Function):
     """frames (..., n) -> real and imaginary parts (..., n // 2 + 1), each contiguous.
 
-    The values are those of ``torch.fft.rfft``, but the gradient is one real inverse transform, where torch transforms all n complex bins, and no
-    strided view of a complex tensor slows down what follows: half the time of a loss on a CPU. n must be even.
+    The values are those of ``torch.fft.rfft``, but the gradient is one real inverse transform, where torch transforms
+    all n complex bins, and no strided view of a complex tensor slows down what follows: half the time of a loss on a
+    CPU. n must be even.
     """
 
     @staticmethod
@@ -88,7 +96,10 @@ class OneSidedDFT(torch.autograd.Function):
 
 
 class Spectrum:
-    """A centred STFT with a hop of a quarter window, as ``torch.stft`` computes it: real, imag and power are (B, frames, bins)."""
+    """A centred STFT with a hop of a quarter window, as ``torch.stft`` computes it.
+
+    real, imag and power are (B, frames, bins).
+    """
 
     def __init__(self, wav: Tensor, n_fft: int, window: Tensor) -> None:
         hop = n_fft // 4
@@ -121,7 +132,9 @@ class Pair:
         """Spectra of decoded and target with a Hann window of n_fft samples and a hop of a quarter of it."""
         if n_fft not in self._spectra:
             if self.target.shape[-1] <= n_fft // 2:
-                raise ValueError(f"{self.target.shape[-1]} samples are too few for a spectrum of {n_fft}; train on longer crops")
+                raise ValueError(
+                    f"{self.target.shape[-1]} samples are too few for a spectrum of {n_fft}; train on longer crops"
+                )
             self._spectra[n_fft] = (Spectrum(self.decoded, n_fft, window), Spectrum(self.target, n_fft, window))
         return self._spectra[n_fft]
 
@@ -144,33 +157,44 @@ class Term(nn.Module):
 class MultiResolutionSTFT(Term):
     """Spectral convergence and log-magnitude distance at several resolutions, by ``auraloss``.
 
-    Source: Yamamoto et al., "Parallel WaveGAN", 2020 (arXiv 1910.11480); Steinmetz and Reiss, "auraloss", 2020. The value is that of
-    ``auraloss.freq.MultiResolutionSTFTLoss`` at the common level, except that silent targets are left out of the spectral convergence, which
-    divides by the target's norm.
+    Source: Yamamoto et al., "Parallel WaveGAN", 2020 (arXiv 1910.11480); Steinmetz and Reiss, "auraloss", 2020. The
+    value is that of ``auraloss.freq.MultiResolutionSTFTLoss`` at the common level, except that silent targets are left
+    out of the spectral convergence, which divides by the target's norm.
     """
 
-    def __init__(self, sample_rate: int, n_ffts: Sequence[int] = (256, 512, 1024, 2048), w_sc: float = 1.0, w_log_mag: float = 1.0,
-                 w_lin_mag: float = 0.0) -> None:
+    def __init__(
+        self,
+        sample_rate: int,
+        n_ffts: Sequence[int] = (256, 512, 1024, 2048),
+        w_sc: float = 1.0,
+        w_log_mag: float = 1.0,
+        w_lin_mag: float = 0.0,
+    ) -> None:
         super().__init__(n_ffts)
         auraloss = _auraloss()
         hops = [n_fft // 4 for n_fft in self.n_ffts]
         self.auraloss = auraloss.freq.MultiResolutionSTFTLoss(
-            list(self.n_ffts), hops, list(self.n_ffts), w_sc=w_sc, w_log_mag=w_log_mag, w_lin_mag=w_lin_mag)
+            list(self.n_ffts), hops, list(self.n_ffts), w_sc=w_sc, w_log_mag=w_log_mag, w_lin_mag=w_lin_mag
+        )
 
     def forward(self, pair: Pair) -> Tensor:
-        return sum(_auraloss_terms(pair, loss, self.window(loss.fft_size)) for loss in self.auraloss.stft_losses) / len(self.n_ffts)
+        losses = self.auraloss.stft_losses
+        return sum(_auraloss_terms(pair, loss, self.window(loss.fft_size)) for loss in losses) / len(losses)
 
 
 class MultiScaleMel(Term):
     """L1 distance of log mel magnitudes at several window sizes, by ``auraloss``.
 
-    Source: Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN" (DAC), 2023, section 3.4, who found several window sizes to
-    keep transients that one size smears. The value is the mean of ``auraloss.freq.MelSTFTLoss(w_sc=0)`` at the common level.
+    Source: Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN" (DAC), 2023, who found several window
+    sizes to keep transients that one size smears. The value is the mean of ``auraloss.freq.MelSTFTLoss(w_sc=0)`` at the
+    common level.
 
     n_ffts, n_mels: window sizes and the number of mel bands of each.
     """
 
-    def __init__(self, sample_rate: int, n_ffts: Sequence[int] = (256, 512, 1024, 2048), n_mels: Sequence[int] = (16, 32, 64, 80)) -> None:
+    def __init__(
+        self, sample_rate: int, n_ffts: Sequence[int] = (256, 512, 1024, 2048), n_mels: Sequence[int] = (16, 32, 64, 80)
+    ) -> None:
         super().__init__(n_ffts)
         if len(self.n_ffts) != len(n_mels):
             raise ValueError(f"the mel loss needs one n_mels per n_fft, not {len(n_mels)} for {len(self.n_ffts)}")
@@ -183,7 +207,9 @@ class MultiScaleMel(Term):
         for n_fft, bands in zip(self.n_ffts, n_mels):
             loss = auraloss.freq.MelSTFTLoss(sample_rate, n_fft, n_fft // 4, n_fft, w_sc=0.0, n_mels=bands)
             if not (loss.fb.sum(-1) > 0).all():
-                raise ValueError(f"{bands} mel bands are too many for windows of {n_fft}: some hold no bin; lower n_mels")
+                raise ValueError(
+                    f"{bands} mel bands are too many for windows of {n_fft}: some hold no bin; lower n_mels"
+                )
             self.auraloss.append(loss)
 
     def forward(self, pair: Pair) -> Tensor:
@@ -191,19 +217,28 @@ class MultiScaleMel(Term):
 
 
 class CompressedSTFT(Term):
-    """Distance of power-compressed spectra X |X|**(c - 1) (phase-aware) and of their magnitudes |X|**c, at several resolutions.
+    """Distance of power-compressed spectra X |X|**(c - 1) (phase-aware) and of their magnitudes |X|**c, at several
+    resolutions.
 
-    Source: Ephrat et al., "Looking to Listen at the Cocktail Party", 2018 (c = 0.3); Braun and Tashev, "Data augmentation and loss
-    normalization for deep noise suppression", 2020 (complex and magnitude parts mixed). Compression lets soft consonants and upper bands
-    weigh nearly as much as vowels; the complex part ties the phase down.
+    Source: Ephrat et al., "Looking to Listen at the Cocktail Party", 2018 (c = 0.3); Braun and Tashev, "Data
+    augmentation and loss normalization for deep noise suppression", 2020 (complex and magnitude parts mixed).
+    Compression lets soft consonants and upper bands weigh nearly as much as vowels; the complex part ties the phase
+    down.
 
-    compression    c. Magnitudes are relative to the target's mean power, with a floor 60 dB below it that bounds the gradient at zero.
+    compression    c. Magnitudes are relative to the target's mean power, with a floor 60 dB below it that bounds the
+                   gradient at zero.
     complex_share  weight of the complex part; the magnitude part has the rest.
     exponent       1: mean absolute difference; 2: mean square.
     """
 
-    def __init__(self, sample_rate: int, n_ffts: Sequence[int] = (256, 512, 1024), compression: float = 0.3, complex_share: float = 0.5,
-                 exponent: int = 1) -> None:
+    def __init__(
+        self,
+        sample_rate: int,
+        n_ffts: Sequence[int] = (256, 512, 1024),
+        compression: float = 0.3,
+        complex_share: float = 0.5,
+        exponent: int = 1,
+    ) -> None:
         super().__init__(n_ffts)
         if exponent not in (1, 2):
             raise ValueError(f"the compressed STFT loss takes exponent 1 or 2, not {exponent}")
@@ -249,7 +284,8 @@ def _distance(x: Tensor, y: Tensor, exponent: int) -> Tensor:
 
 
 def _auraloss_terms(pair: Pair, loss: nn.Module, window: Tensor) -> Tensor:
-    """What ``loss`` (an ``auraloss.freq.STFTLoss``) computes, from shared spectra, with silent targets left out of its spectral convergence."""
+    """What ``loss`` (an ``auraloss.freq.STFTLoss``) computes, from shared spectra, with silent targets left out of its
+    spectral convergence."""
     x, y = (spectrum.magnitude(loss.eps) for spectrum in pair.spectra(loss.fft_size, window))  # (B, frames, bins)
     if loss.scale == "mel":
         bands = loss.fb[0].mT  # (bins, n_mels)

@@ -61,9 +61,14 @@ def test_msstft_maps_are_channels_last():
 
 def test_msstft_sees_quiet_sound_unless_compression_is_off():
     wav = 0.001 * torch.randn(1, 1, 2048)
-    quiet, plain = (discriminators.build("msstft", channels=4, compression=c).scales[0].spectrum(wav) for c in (0.3, 1.0))
+    quiet, plain = (
+        discriminators.build("msstft", channels=4, compression=c).scales[0].spectrum(wav) for c in (0.3, 1.0)
+    )
     assert quiet.abs().mean() > 10 * plain.abs().mean()
-    z = torch.view_as_complex(quiet.permute(0, 2, 3, 1).contiguous()), torch.view_as_complex(plain.permute(0, 2, 3, 1).contiguous())
+    z = (
+        torch.view_as_complex(quiet.permute(0, 2, 3, 1).contiguous()),
+        torch.view_as_complex(plain.permute(0, 2, 3, 1).contiguous()),
+    )
     torch.testing.assert_close(z[0].angle(), z[1].angle(), rtol=1e-3, atol=1e-3)
 
 
@@ -79,24 +84,31 @@ def test_mpd_judges_of_one_period_see_only_every_pth_sample():
 
 def test_a_set_lists_its_members_in_order():
     torch.manual_seed(0)
-    both = discriminators.build_all([{"name": "mpd", "options": {"periods": [2, 3], "channels": 4, "max_channels": 8}},
-                                     {"name": "msstft", "options": {"n_ffts": [256], "channels": 4}}])
+    both = discriminators.build_all(
+        [
+            {"name": "mpd", "options": {"periods": [2, 3], "channels": 4, "max_channels": 8}},
+            {"name": "msstft", "options": {"n_ffts": [256], "channels": 4}},
+        ]
+    )
     wav = 0.1 * torch.randn(1, 1, 1000)
     output = both(wav)
     assert len(output.logits) == 3 and both.min_samples == 256
     torch.testing.assert_close(output.logits[2], both.members[1](wav).logits[0])
 
 
-@pytest.mark.parametrize("call, says", [
-    (lambda: discriminators.build("nope"), "choose one of mpd, msstft"),
-    (lambda: discriminators.build("mpd", chanels=3), "no option 'chanels'; it has periods, channels"),
-    (lambda: discriminators.build_all([{"options": {}}]), "has a 'name'"),
-    (lambda: discriminators.build_all([{"name": "mpd", "channels": 4}]), "has a 'name'"),
-    (lambda: discriminators.build_all([]), "at least one"),
-    (lambda: discriminators.build("mpd")(torch.zeros(1, 500)), "shape \\(B, 1, T\\)"),
-    (lambda: discriminators.build("mpd")(torch.zeros(1, 2, 500)), "shape \\(B, 1, T\\)"),
-    (lambda: discriminators.build("msstft")(torch.zeros(1, 1, 500)), "at least 1024"),
-])
+@pytest.mark.parametrize(
+    "call, says",
+    [
+        (lambda: discriminators.build("nope"), "choose one of mpd, msstft"),
+        (lambda: discriminators.build("mpd", chanels=3), "no option 'chanels'; it has periods, channels"),
+        (lambda: discriminators.build_all([{"options": {}}]), "has a 'name'"),
+        (lambda: discriminators.build_all([{"name": "mpd", "channels": 4}]), "has a 'name'"),
+        (lambda: discriminators.build_all([]), "at least one"),
+        (lambda: discriminators.build("mpd")(torch.zeros(1, 500)), "shape \\(B, 1, T\\)"),
+        (lambda: discriminators.build("mpd")(torch.zeros(1, 2, 500)), "shape \\(B, 1, T\\)"),
+        (lambda: discriminators.build("msstft")(torch.zeros(1, 1, 500)), "at least 1024"),
+    ],
+)
 def test_mistakes_are_answered_with_the_remedy(call, says):
     with pytest.raises(ValueError, match=says) as caught:
         call()
@@ -104,5 +116,10 @@ def test_mistakes_are_answered_with_the_remedy(call, says):
 
 
 def test_the_package_needs_torch_alone():
-    code = "import sys, discriminators, discriminators.losses; print([m for m in ('codec', 'lightning', 'torchaudio', 'auraloss') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, discriminators, discriminators.losses; "
+        "print([m for m in ('codec', 'lightning', 'torchaudio', 'auraloss') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

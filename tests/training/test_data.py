@@ -22,8 +22,12 @@ def noise(seconds, seed=0, level=0.1, rate=RATE, channels=1):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("corpus")
-    for name, seconds, rate, channels in [("a/1.wav", 2, 16_000, 1), ("a/deep/2.flac", 1, 44_100, 2), ("b/3.ogg", 1, 48_000, 1),
-                                          ("b/4.wav", 0.05, 8_000, 1)]:
+    for name, seconds, rate, channels in [
+        ("a/1.wav", 2, 16_000, 1),
+        ("a/deep/2.flac", 1, 44_100, 2),
+        ("b/3.ogg", 1, 48_000, 1),
+        ("b/4.wav", 0.05, 8_000, 1),
+    ]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(root / name, noise(seconds, len(name), rate=rate, channels=channels), rate)
     (root / "notes.txt").write_text("not audio")
@@ -89,7 +93,9 @@ def test_levels_and_polarities_vary_within_the_range(folder, cache):
     crops = SpeechCrops(folder / "a", RATE, 16_000, batch_size=64, cache=cache, gain_db=(-20.0, 0.0))
     peaks = crops.batch(0).abs().amax(-1).flatten()
     assert peaks.max() <= 1 and peaks.max() > 0.6 and peaks.min() < 0.2
-    plain = SpeechCrops(_only(folder, "1.wav"), RATE, 32_000, batch_size=64, cache=cache, gain_db=(0.0, 0.0)).batch(0)[:, 0]
+    plain = SpeechCrops(_only(folder, "1.wav"), RATE, 32_000, batch_size=64, cache=cache, gain_db=(0.0, 0.0)).batch(0)[
+        :, 0
+    ]
     assert len({bool(w[torch.argmax(w.abs())] > 0) for w in plain}) == 2  # both signs of one recording
 
 
@@ -107,7 +113,9 @@ def _only(folder, name):
 
 def test_unaugmented_crops_are_the_file(folder, cache):
     crops = SpeechCrops(_only(folder, "1.wav"), RATE, 32_000, 1, cache=cache, augment=False)
-    np.testing.assert_allclose(crops.batch(0)[0, 0].numpy(), soundfile.read(folder / "a" / "1.wav", dtype="float32")[0], atol=1e-4)
+    np.testing.assert_allclose(
+        crops.batch(0)[0, 0].numpy(), soundfile.read(folder / "a" / "1.wav", dtype="float32")[0], atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name, samples", [("1.wav", 32_000), ("2.flac", 16_000), ("3.ogg", 16_000), ("4.wav", 800)])
@@ -136,9 +144,11 @@ def test_groups_are_drawn_by_the_power_of_their_hours(tmp_path, cache):
 
 
 def test_manifest_keeps_its_split_groups_and_weights(folder, tmp_path, cache):
-    rows = [{"path": str(folder / "a/1.wav"), "split": "train", "source": "s1", "weight": 0},
-            {"path": str(folder / "a/deep/2.flac"), "split": "eval", "source": "s1"},
-            {"path": str(folder / "b/3.ogg"), "source": "s2"}]
+    rows = [
+        {"path": str(folder / "a/1.wav"), "split": "train", "source": "s1", "weight": 0},
+        {"path": str(folder / "a/deep/2.flac"), "split": "eval", "source": "s1"},
+        {"path": str(folder / "b/3.ogg"), "source": "s2"},
+    ]
     (tmp_path / "manifest.json").write_text(json.dumps(rows))
     kept = list_audio(tmp_path / "manifest.json")
     assert [(e.group, e.weight) for e in kept] == [("s1", 0.0), ("s2", 1.0)]
@@ -211,17 +221,20 @@ def write_click(root):
     soundfile.write(root / "x.wav", np.eye(1, RATE * 60, dtype=np.float32).T, RATE)
 
 
-@pytest.mark.parametrize("prepare, says", [
-    (lambda root: None, "names no audio file"),
-    (write_silence, "are silent"),
-    (write_click, "crops of 160 samples in a row were silent"),
-    (lambda root: (root / "x.wav").write_bytes(b"junk"), "none of 1 training files can be read"),
-    (lambda root: (root / "manifest.json").write_text("{}"), "JSON list"),
-    (lambda root: (root / "manifest.json").write_text("["), "cannot be read"),
-    (lambda root: (root / "manifest.json").write_text("[1]"), "entry 1 .* has no 'path'"),
-    (lambda root: (root / "manifest.json").write_text('[{"path": "x.wav", "weight": -1}]'), "weight -1"),
-    (lambda root: (root / "manifest.json").write_text('[{"path": "x.wav", "split": "eval"}]'), "split 'train'"),
-])
+@pytest.mark.parametrize(
+    "prepare, says",
+    [
+        (lambda root: None, "names no audio file"),
+        (write_silence, "are silent"),
+        (write_click, "crops of 160 samples in a row were silent"),
+        (lambda root: (root / "x.wav").write_bytes(b"junk"), "none of 1 training files can be read"),
+        (lambda root: (root / "manifest.json").write_text("{}"), "JSON list"),
+        (lambda root: (root / "manifest.json").write_text("["), "cannot be read"),
+        (lambda root: (root / "manifest.json").write_text("[1]"), "entry 1 .* has no 'path'"),
+        (lambda root: (root / "manifest.json").write_text('[{"path": "x.wav", "weight": -1}]'), "weight -1"),
+        (lambda root: (root / "manifest.json").write_text('[{"path": "x.wav", "split": "eval"}]'), "split 'train'"),
+    ],
+)
 def test_unusable_data_is_answered_on_one_line(prepare, says, tmp_path, cache):
     prepare(tmp_path)
     with pytest.raises(DataError, match=says) as caught:

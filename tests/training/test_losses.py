@@ -29,7 +29,13 @@ def test_mr_stft_and_mel_are_auralosss_numbers_and_gradients(losses):
     n_ffts, hops = [256, 512, 1024, 2048], [64, 128, 256, 512]
     terms = losses(ours, target).terms
     mr_stft = auraloss.freq.MultiResolutionSTFTLoss(n_ffts, hops, n_ffts)(theirs, target)
-    mel = sum(auraloss.freq.MelSTFTLoss(16_000, n, n // 4, n, w_sc=0.0, n_mels=m)(theirs, target) for n, m in zip(n_ffts, (16, 32, 64, 80))) / 4
+    mel = (
+        sum(
+            auraloss.freq.MelSTFTLoss(16_000, n, n // 4, n, w_sc=0.0, n_mels=m)(theirs, target)
+            for n, m in zip(n_ffts, (16, 32, 64, 80))
+        )
+        / 4
+    )
     torch.testing.assert_close(terms["mr_stft"], mr_stft, rtol=1e-4, atol=0)
     torch.testing.assert_close(terms["mel"], mel, rtol=1e-4, atol=0)
     (terms["mr_stft"] + terms["mel"]).backward()
@@ -75,7 +81,8 @@ def test_silent_targets_give_bounded_losses_and_gradients(name, decoded):
     if decoded != "silence":
         reference = at_level(1).requires_grad_()
         SpectralLosses(16_000, [{"name": name}])(reference, at_level(0)).total.backward()
-        # of a louder or fainter signal the slope of a logarithm is steeper as it is fainter: bounded by the gain and by that
+        # of a louder or fainter signal the slope of a logarithm is steeper as it is fainter: bounded by the gain and by
+        # that
         assert wav.grad.norm() < 20 * (LEVEL / FLOOR) * reference.grad.norm() * max(1.0, FLOOR / level)
 
 
@@ -89,18 +96,29 @@ def test_a_silent_item_does_not_change_the_spectral_convergence_of_the_others():
 def test_compressed_stft_hears_the_phase_that_magnitudes_miss():
     time = torch.arange(6000) / 16_000
     sine, cosine = (0.1 * f(2 * torch.pi * 440 * time).view(1, 1, -1) for f in (torch.sin, torch.cos))
-    values = {share: SpectralLosses(16_000, [{"name": "compressed_stft", "options": {"complex_share": share}}])(sine, cosine).total.item()
-              for share in (0.0, 1.0)}
+    values = {
+        share: SpectralLosses(16_000, [{"name": "compressed_stft", "options": {"complex_share": share}}])(
+            sine, cosine
+        ).total.item()
+        for share in (0.0, 1.0)
+    }
     assert values[1.0] > 3 * values[0.0]
 
 
 def test_compressed_stft_is_the_formula_of_the_paper():
-    loss = SpectralLosses(16_000, [{"name": "compressed_stft", "options": {"n_ffts": [512], "exponent": 2, "complex_share": 1.0}}])
+    loss = SpectralLosses(
+        16_000, [{"name": "compressed_stft", "options": {"n_ffts": [512], "exponent": 2, "complex_share": 1.0}}]
+    )
     decoded, target = at_level(1), at_level(0)
     window = torch.hann_window(512)
-    x, y = (torch.stft(w[:, 0], 512, 128, window=window, return_complex=True) / (window.norm() * LEVEL) for w in (decoded, target))
+    x, y = (
+        torch.stft(w[:, 0], 512, 128, window=window, return_complex=True) / (window.norm() * LEVEL)
+        for w in (decoded, target)
+    )
     x, y = (z * z.abs().clamp_min(1e-9) ** -0.7 for z in (x, y))
-    torch.testing.assert_close(loss(decoded, target).total, 2 * torch.view_as_real(x - y).square().mean(), rtol=2e-3, atol=0)
+    torch.testing.assert_close(
+        loss(decoded, target).total, 2 * torch.view_as_real(x - y).square().mean(), rtol=2e-3, atol=0
+    )
 
 
 def test_total_is_the_weighted_sum_and_terms_are_unweighted(losses):
@@ -129,19 +147,24 @@ def test_gradients_reach_the_decoded_audio_only(losses):
 
 def test_channels_are_items(losses):
     decoded, target = at_level(1), at_level(0)
-    torch.testing.assert_close(losses(decoded.view(1, 2, -1), target.view(1, 2, -1)).total, losses(decoded, target).total)
+    torch.testing.assert_close(
+        losses(decoded.view(1, 2, -1), target.view(1, 2, -1)).total, losses(decoded, target).total
+    )
 
 
-@pytest.mark.parametrize("entries, says", [
-    ([{"name": "pesq"}], "choose one of compressed_stft, mel"),
-    ([{"name": "mel"}, {"name": "mel"}], "listed twice"),
-    ([{"name": "waveform", "options": {"power": 2}}], "no option 'power'"),
-    ([{"name": "waveform", "wieght": 2}], "no option 'wieght'"),
-    ([{"name": "mel", "options": {"n_ffts": [256], "n_mels": [200]}}], "lower n_mels"),
-    ([{"name": "mel", "options": {"n_ffts": [256]}}], "one n_mels per n_fft"),
-    ([{"name": "mr_stft", "options": {"n_ffts": [1023]}}], "multiple of 4"),
-    ([{"name": "compressed_stft", "options": {"exponent": 3}}], "exponent 1 or 2"),
-])
+@pytest.mark.parametrize(
+    "entries, says",
+    [
+        ([{"name": "pesq"}], "choose one of compressed_stft, mel"),
+        ([{"name": "mel"}, {"name": "mel"}], "listed twice"),
+        ([{"name": "waveform", "options": {"power": 2}}], "no option 'power'"),
+        ([{"name": "waveform", "wieght": 2}], "no option 'wieght'"),
+        ([{"name": "mel", "options": {"n_ffts": [256], "n_mels": [200]}}], "lower n_mels"),
+        ([{"name": "mel", "options": {"n_ffts": [256]}}], "one n_mels per n_fft"),
+        ([{"name": "mr_stft", "options": {"n_ffts": [1023]}}], "multiple of 4"),
+        ([{"name": "compressed_stft", "options": {"exponent": 3}}], "exponent 1 or 2"),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:Empty filters")
 def test_mistakes_in_a_recipe_are_answered_with_the_remedy(entries, says):
     with pytest.raises(ValueError, match=says):
