@@ -1,0 +1,1 @@
+"""Training: losses, data, the LightningModule and its callbacks."""
