@@ -88,7 +88,7 @@ class CodecTraining(lightning.LightningModule):
 
         output = self.model(batch, self._active(batch.shape[0]) if quantize else None, quantize)
         spectral = self.spectral(output.audio, batch)
-        losses, shares = {"reconstruction": spectral.total}, {"reconstruction": self.recipe.loss.reconstruction_share}
+        judgement: dict[str, Tensor] = {}
         if judged:
             real, fake = self._sub_crops(batch, output.audio)
             self._update_discriminator(optimizers[1], real, fake.detach())
@@ -96,15 +96,12 @@ class CodecTraining(lightning.LightningModule):
             judged_fake = self.discriminator(fake)
             with torch.no_grad():
                 judged_real = self.discriminator(real)
-            losses |= {
+            judgement = {
                 "adversarial": generator_loss(judged_fake, adversary.kind),
                 "feature_matching": feature_matching_loss(judged_real, judged_fake),
             }
-            shares |= {
-                "adversarial": self.recipe.loss.adversarial_share,
-                "feature_matching": self.recipe.loss.feature_share,
-            }
-        gradient = balanced_gradient(losses, shares, output.audio)
+        shares = {"adversarial": self.recipe.loss.adversarial_share, "feature_matching": self.recipe.loss.feature_share}
+        gradient = balanced_gradient(spectral.total, judgement, shares, output.audio)
         if judged:
             self.discriminator.requires_grad_(True)
         # One backward pass through the codec: the balanced gradient at its output, and the commitment at its latents.
@@ -118,7 +115,7 @@ class CodecTraining(lightning.LightningModule):
         self.step = step + 1
         self.steps_done.fill_(self.step)
         self.ema.update(self.model, step)
-        self._log_step(losses | spectral.terms | output.losses, output.stats, norm)
+        self._log_step({"reconstruction": spectral.total} | spectral.terms | judgement | output.losses, output.stats, norm)
 
     def _update_discriminator(self, optimizer: Any, real: Tensor, fake: Tensor) -> None:
         loss = discriminator_loss(self.discriminator(real), self.discriminator(fake), self.recipe.adversary.kind)
@@ -154,7 +151,7 @@ class CodecTraining(lightning.LightningModule):
     @torch.no_grad()
     def _initialize_codebooks(self) -> None:
         latents = [
-            self.model.encoder(self.batches(-1 - index, 0).to(self.device))[0].float() for index in range(INIT_BATCHES)
+            self.model.encoder(self.batches(2**31 + index, 0).to(self.device))[0].float() for index in range(INIT_BATCHES)
         ]
         self.model.quantizer.initialize(torch.cat(latents))
 

@@ -28,15 +28,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """spectral: entries of `codec.training.losses.SpectralLosses`. Then the weight of the commitment, in which nothing else
-    competes, and the shares of the gradient at the decoded audio of reconstruction and adversary.
+    """spectral: entries of `codec.training.losses.SpectralLosses`. commitment: weight of the quantizer's. The shares are
+    norms of the adversary's gradients at the decoded audio, relative to the reconstruction's (`codec.training.balancer`).
     """
 
     spectral: list = field(default_factory=list)
     commitment: float = 0.25
-    reconstruction_share: float = 1.0
-    adversarial_share: float = 0.3
-    feature_share: float = 0.6
+    adversarial_share: float = 0.5
+    feature_share: float = 0.7
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,29 @@
+"""Train a codec from a recipe, or go on with a run that stopped.
+
+RECIPE is a recipe that comes with the package (speech_16k) or a YAML file (./my.yaml). Settings of it are changed as
+key=value, e.g.
+
+  codec train speech_16k data.train=recordings/ data.batch_size=16 run.out=runs
+  codec train speech_16k data.train=recordings/ init=speech-16k       start from the trained model
+
+The same command again goes on where the last one stopped. docs/training.md explains the settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe, or the path of a .yaml file")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings to change")
+
+
+def run(args: argparse.Namespace) -> None:
+    from codec.training import recipe
+    from codec.training.run import train
+
+    settings = recipe.load(args.recipe, args.overrides)
+    directory = train(settings, progress=sys.stderr.isatty())
+    print(f"{directory}: model/ is the newest model, best/ the best one by validation")

@@ -1,0 +1,122 @@
+"""Run a recipe: data, module, Trainer; goes on from the last checkpoint of the same folder when there is one."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+
+from codec.config import ConfigError
+from codec.training.recipe import Recipe
+
+
+def train(recipe: Recipe, progress: bool = True) -> Path:
+    """Train until `schedule.steps` or `run.max_minutes`; returns the folder of the run, `run.out`/`model.name`.
+
+    The folder gets last.ckpt (to resume), model/ and best/ (loadable models with averaged weights), validation.csv,
+    audio/, and the losses as CSV and, where tensorboard is installed, as its event files. The same call again goes on
+    where the last one stopped. Raises ConfigError for a recipe that cannot run.
+    """
+    try:
+        import lightning
+    except ImportError as error:
+        raise ConfigError(f'training needs more packages ({error}): pip install "neural-codec-toolkit[train]"') from None
+    from codec.training.callbacks import LAST, Checkpoints, Deadline, Validation
+    from codec.training.data import SpeechCrops
+    from codec.training.module import CodecTraining
+
+    if not recipe.data.train:
+        raise ConfigError("no training data: add data.train=FOLDER (or a manifest) to the command")
+    run = recipe.run
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    directory = Path(run.out) / recipe.model.name
+    directory.mkdir(parents=True, exist_ok=True)
+    _keep_model(recipe, directory)
+    crops = SpeechCrops(
+        recipe.data.train, recipe.model.sample_rate, _crop_samples(recipe), recipe.data.batch_size, seed=run.seed,
+        cache=recipe.data.cache,
+    )
+    module = CodecTraining(recipe, crops.batch)
+    callbacks = [Checkpoints(directory, run.checkpoint_every)]
+    if recipe.data.valid:
+        callbacks.insert(0, Validation(directory, run.valid_every, _validation_items(recipe)))
+    if run.max_minutes:
+        callbacks.append(Deadline(run.max_minutes))
+    trainer = lightning.Trainer(
+        accelerator=run.accelerator, devices=run.devices, num_nodes=run.nodes, max_epochs=1,
+        strategy="ddp_find_unused_parameters_true" if run.devices * run.nodes > 1 else "auto",
+        precision=_precision(run.precision), logger=_loggers(directory, run.log_every), callbacks=callbacks,
+        enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=progress,
+        log_every_n_steps=run.log_every, use_distributed_sampler=False,
+    )
+    data = _step_data(recipe, crops, module)
+    last = directory / LAST
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
+    return directory
+
+
+def _step_data(recipe: Recipe, crops, module):
+    """A data module whose loader starts at the step where the module is: a resumed run sees what it would have seen."""
+    import lightning
+
+    from codec.training.data import step_loader
+
+    class StepData(lightning.LightningDataModule):
+        def train_dataloader(self):
+            return step_loader(
+                crops, module.step, recipe.schedule.steps, module.global_rank, recipe.data.workers,
+                pin_memory=torch.cuda.is_available(),
+            )
+
+    return StepData()
+
+
+def _validation_items(recipe: Recipe) -> list:
+    """The first `valid_items` files spread over the validation set, as arrays (T,) of at most 10 s."""
+    import numpy as np
+
+    from codec.training.data import decode, list_audio
+
+    entries = list_audio(recipe.data.valid, split="eval")
+    chosen = entries[:: max(1, len(entries) // max(1, recipe.data.valid_items))][: recipe.data.valid_items]
+    rate = recipe.model.sample_rate
+    return [decode(entry.path, rate)[: 10 * rate].astype(np.float32) / 32767 for entry in chosen]
+
+
+def _crop_samples(recipe: Recipe) -> int:
+    """Samples of a crop: a whole number of frames."""
+    frames = round(recipe.data.crop_seconds * recipe.model.sample_rate) // recipe.model.frame_size
+    return frames * recipe.model.frame_size
+
+
+def _keep_model(recipe: Recipe, directory: Path) -> None:
+    """Note the model's configuration beside its checkpoints; refuse to resume another one."""
+    path, own = directory / "recipe-model.json", json.dumps(recipe.model.to_dict(), indent=2)
+    if path.exists() and path.read_text() != own and (directory / "last.ckpt").exists():
+        raise ConfigError(f"{directory} holds a run of another model configuration: choose another run.out or model.name")
+    path.write_text(own)
+
+
+def _precision(wanted: str) -> str:
+    """bf16 where the hardware multiplies it fast, else float32."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "32-true"
+
+
+def _loggers(directory: Path, flush_every: int) -> list:
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+    loggers = [CSVLogger(directory, name="logs", flush_logs_every_n_steps=flush_every)]
+    try:
+        loggers.append(TensorBoardLogger(directory, name="tensorboard"))
+    except ModuleNotFoundError:
+        pass
+    return loggers
