@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# A CPU sums products in another order when the rows that a thread gets leave a remainder: few rows are padded, so that
-# a frame has the same codes alone and among many.
-ROW_MULTIPLE, MANY_ROWS = 8, 256
+# A CPU sums products in another order when the rows that a thread gets leave a remainder, and for few columns: such
+# products are padded, so that a frame has the same codes alone and among many.
+ROW_MULTIPLE, MANY_ROWS, FEW_COLUMNS = 8, 256, 16
 
 
 @dataclass
@@ -69,8 +69,9 @@ class ResidualVQ(nn.Module):
         with torch.autocast(latents.device.type, enabled=False):
             for codebook in self.codebooks[:k].float():
                 # |r - c|^2 = |r|^2 - 2 r.c + |c|^2, of which |r|^2 is the same for every c
-                scores = torch.addmm(-0.5 * (codebook * codebook).sum(1), residual, codebook.T)
-                index = scores.argmax(1)
+                columns = F.pad(codebook, (0, 0, 0, max(0, FEW_COLUMNS - self.codebook_size)))
+                scores = torch.addmm(-0.5 * (columns * columns).sum(1), residual, columns.T)
+                index = scores[:, : self.codebook_size].argmax(1)
                 residual = residual - codebook[index]
                 codes.append(index[:rows].reshape(batch, frames))
         return torch.stack(codes, 1)

@@ -7,15 +7,17 @@ from torch.nn import functional as F
 from codec.nn.linear import Linear, rowwise_linear
 
 
-@pytest.mark.parametrize("inputs, outputs", [(33, 17), (64, 1024), (384, 1152), (963, 384)])
+@pytest.mark.parametrize("inputs, outputs", [(10, 3), (50, 1), (33, 11), (33, 17), (64, 1024), (384, 1152), (963, 384)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_rows_alone_are_rows_among_many_bit_by_bit(inputs, outputs, bias):
     torch.manual_seed(0)
     x, weight = torch.randn(700, inputs), torch.randn(outputs, inputs)
     offset = torch.randn(outputs) if bias else None
     whole = rowwise_linear(x, weight, offset)
-    for rows in [*range(1, 42), 63, 100, 255, 256, 257, 511, 699]:
-        assert torch.equal(rowwise_linear(x[1 : 1 + rows], weight, offset), whole[1 : 1 + rows]), rows
+    for start in (0, 1, 6, 37):
+        for rows in [*range(1, 42), 63, 100, 255, 256, 257, 511, 650]:
+            alone = rowwise_linear(x[start : start + rows], weight, offset)
+            assert torch.equal(alone, whole[start : start + rows]), (start, rows)
 
 
 def test_is_a_linear_layer_in_any_shape():
