@@ -16,7 +16,7 @@ import quantizers
 from codec.audio import resample
 from codec.backbones import build_decoder, build_encoder
 from codec.config import CodecConfig, ConfigError
-from codec.stream import BLOCK_FRAMES, Stream, check_samples
+from codec.stream import BLOCK_FRAMES, Stream, as_samples
 from codec.tokens import Tokens, TokenSpec, frames_for
 
 
@@ -177,9 +177,7 @@ class Codec(nn.Module):
         lengths = [samples] * batch if lengths is None else [int(n) for n in lengths]
         if len(lengths) != batch or not all(0 < n <= samples for n in lengths):
             raise ValueError(f"lengths must be {batch} numbers from 1 to {samples}: the audio of an item is not empty")
-        for item, n in zip(wav, lengths):
-            check_samples(item[:, :n])
-        items = [self._at_model_rate(item[:, :n].float(), rate) for item, n in zip(wav, lengths)]
+        items = [self._at_model_rate(as_samples(item[:, :n]), rate) for item, n in zip(wav, lengths)]
         spec = self.spec
         frames = [frames_for(n, rate, spec) for n in lengths]
         padded = torch.zeros(batch, channels, max(frames) * self.frame_size)

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 BLOCK_FRAMES = 500  # the network runs over long audio in blocks of this many frames, with state: constant memory
 
 
-def check_samples(wav: Tensor) -> None:
-    """Raise ValueError for samples that are not finite floating-point numbers."""
+def as_samples(wav: Tensor) -> Tensor:
+    """The same samples in float32. Raises ValueError unless they are finite floating-point numbers."""
     if not wav.dtype.is_floating_point:
         raise ValueError(f"samples are {wav.dtype}: scale them to full scale 1 first, e.g. wav / 32768 for 16-bit PCM")
+    wav = wav.float()
     if not torch.isfinite(wav).all():
         raise ValueError("samples are NaN or infinite: repair them first, e.g. torch.nan_to_num(wav)")
+    return wav
 
 
 class Stream:
@@ -53,9 +55,8 @@ class Stream:
         """
         if pcm.dim() != 3 or pcm.shape[:2] != (self.batch_size, 1):
             raise ValueError(f"pcm has shape {tuple(pcm.shape)}: this stream takes ({self.batch_size}, 1, n)")
-        check_samples(pcm)
         size = self.model.frame_size
-        wav = torch.cat([self._pending, pcm.to(self._pending)], dim=2)
+        wav = torch.cat([self._pending, as_samples(pcm).to(self._pending.device)], dim=2)
         frames = wav.shape[2] // size
         self._pending = wav[..., frames * size :].clone()  # a view would keep the whole chunk alive
         codes = [torch.zeros(self.batch_size, self.num_codebooks, 0, dtype=torch.int64, device=wav.device)]
