@@ -53,8 +53,8 @@ class EncodeReport:
 class DecodeReport:
     """What `decode_file` has done.
 
-    `lost` are the (start, stop) in seconds that salvage has filled with silence; not `complete`: the end was missing, and
-    nobody knows how much came after `seconds`.
+    `lost` are the (start, stop) in seconds that salvage has filled with silence; not `complete`: the end was missing,
+    and nobody knows how much came after `seconds`.
     """
 
     sample_rate: int
@@ -180,7 +180,8 @@ def decoded(model: Codec, reader: TokReader) -> Iterator[np.ndarray]:
     held = np.zeros((reader.channels, 0), dtype=np.float32)
 
     def hold(wav: torch.Tensor) -> np.ndarray:
-        return np.concatenate([held, mute(wav.cpu().numpy()[:, 0], position + held.shape[1], reader.lost, size)], axis=1)
+        new = wav.cpu().numpy()[:, 0]  # (channels, n)
+        return np.concatenate([held, mute(new, position + held.shape[1], reader.lost, size)], axis=1)
 
     with model.stream(batch_size=reader.channels) as stream:
         for codes in cut((codes for _, codes in reader.blocks()), BLOCK_FRAMES):
@@ -226,7 +227,8 @@ def load_for(spec: TokenSpec, device: str = "cpu") -> Codec:
 
     if spec.name not in hub.models():
         raise ConfigError(
-            f"the tokens were made by model {spec.name!r}, which is not in the box: say where it is with --model DIR (in Python: model=)"
+            f"the tokens were made by model {spec.name!r}, which is not in the box: "
+            "say where it is with --model DIR (in Python: model=)"
         )
     return hub.load(spec.name, device)
 

@@ -155,7 +155,12 @@ class ResidualVQ(nn.Module):
         """Start every codebook by k-means on latents (B, dim, T): more frames than one step holds give better ones."""
         residual = latents.transpose(1, 2).float()
         for stage in self.stages:
-            stage._codebook.init_embed_(residual.reshape(1, -1, self.dim))
+            inner = stage._codebook
+            inner.init_embed_(residual.reshape(1, -1, self.dim))
+            # As if counted over one step, or the many frames of the start would outweigh hundreds of steps.
+            weight = 10 * inner.threshold_ema_dead_code * self.codebook_size / inner.cluster_size.sum()
+            inner.cluster_size.mul_(weight)
+            inner.embed_avg.mul_(weight)
             was_training = stage.training
             stage.eval()
             residual = residual - stage(residual)[0]

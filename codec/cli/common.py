@@ -74,9 +74,8 @@ def check_output(name: str) -> None:
         raise ValueError(f"{name}: is a folder: name the file to write")
     elif not Path(name).absolute().parent.is_dir():
         parent = Path(name).parent
-        raise ValueError(
-            f"cannot write {name}: {parent} {'is a file, not a folder' if parent.exists() else 'does not exist: make it first'}"
-        )
+        problem = "is a file, not a folder" if parent.exists() else "does not exist: make it first"
+        raise ValueError(f"cannot write {name}: {parent} {problem}")
 
 
 def summary(line: str, output: str | None = None) -> None:

@@ -1,7 +1,7 @@
 """Decode .tok files to audio.
 
-IN is a .tok file, `-` for a pipe, or a folder. The format follows the name of OUT (.wav, .flac, .ogg, .mp3, ...); a pipe
-takes WAV. A folder needs an OUT folder, keeps its tree there as .wav files, and skips what is done.
+IN is a .tok file, `-` for a pipe, or a folder. The format follows the name of OUT (.wav, .flac, .ogg, .mp3, ...); a
+pipe takes WAV. A folder needs an OUT folder, keeps its tree there as .wav files, and skips what is done.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="IN", help=".tok file, folder, or - for a pipe")
     parser.add_argument("output", metavar="OUT", help="audio file, folder, or - for a pipe")
     parser.add_argument("--model", metavar="NAME|DIR", help="default: the one that IN names")
-    parser.add_argument("--salvage", action="store_true", help="decode what is left of a damaged file; the rest is silence")
+    parser.add_argument("--salvage", action="store_true", help="decode what is left of a damaged file")
     add_device(parser)
 
 
@@ -75,7 +75,7 @@ def _folder(args: argparse.Namespace, decoders: Decoders) -> int:
 
 
 def _is_done(job: Job, salvage: bool) -> bool:
-    """An output of the right rate, channels and length is done. Any other file of that name may be a recording: hands off."""
+    """An output of the right rate, channels and length is done. Any other file of that name may be a recording."""
     import soundfile
 
     from codec.container import TokError, TokReader

@@ -90,8 +90,9 @@ def _folder(args: argparse.Namespace) -> int:
 
     code = run_jobs(jobs, failures, lambda job: _is_done(job, spec, codebooks), encode, "encoded")
     if losing:
-        note(f"{count(len(losing), 'file')} with much energy above {model.sample_rate / 2000:g} kHz, which is lost: {losing[0]}"
-             + (" and others" if len(losing) > 1 else ""))
+        others = " and others" if len(losing) > 1 else ""
+        band = f"{model.sample_rate / 2000:g} kHz"
+        note(f"{count(len(losing), 'file')} with much energy above {band}, which is lost: {losing[0]}{others}")
     return code
 
 

@@ -23,7 +23,8 @@ def find(source: str, target: str, extensions: tuple[str, ...], extension: str) 
     """Files below the folder `source` by their extensions, hidden ones left out, each with its place below `target`.
 
     Where two would get one name (a.wav and a.flac), both keep their full names: a.wav.tok and a.flac.tok.
-    Returns the jobs and what could not be looked into. Raises ValueError when there are none, or the target is no folder.
+    Returns the jobs, and lines on folders that could not be read. Raises ValueError without any, or for a target that is
+    no folder.
     """
     from codec.cli import describe
 

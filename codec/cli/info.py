@@ -92,8 +92,9 @@ def _model(name: str) -> dict[str, Any]:
     return {
         "kind": "model", "name": model.config.name, "sample_rate": model.sample_rate, "frame_rate": model.frame_rate,
         "frame_size": model.frame_size, "channels": model.channels, "num_codebooks": model.num_codebooks,
-        "codebook_sizes": list(model.codebook_sizes), "bitrates": [model.bitrate(k + 1) for k in range(model.num_codebooks)],
-        "latency_ms": 1000 * model.latency, "fingerprint": spec.fingerprint, "decoder_fingerprint": spec.decoder_fingerprint,
+        "codebook_sizes": list(model.codebook_sizes),
+        "bitrates": [model.bitrate(k + 1) for k in range(model.num_codebooks)], "latency_ms": 1000 * model.latency,
+        "fingerprint": spec.fingerprint, "decoder_fingerprint": spec.decoder_fingerprint,
         "encoder_parameters": sum(p.numel() for p in model.encoder.parameters()),
         "decoder_parameters": sum(p.numel() for p in model.decoder.parameters()),
         "codebook_parameters": model.quantizer.codebooks.numel(), "bytes": weights.stat().st_size,
@@ -119,4 +120,6 @@ def _words(key: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(str, value))
-    return f"{value:,}" if isinstance(value, int) and key != "sample_rate" else f"{value:g}" if isinstance(value, float) else value
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else value

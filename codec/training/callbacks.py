@@ -36,7 +36,7 @@ class Checkpoints(lightning.Callback):
         self.save(trainer)
 
     def on_exception(self, trainer, module: CodecTraining, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt):
+        if isinstance(exception, (KeyboardInterrupt, SystemExit)):  # the latter is what Lightning makes of SIGTERM
             self.save(trainer)
 
     def save(self, trainer) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from codec.atomic import Output
 
@@ -143,19 +143,20 @@ class StepDataset(Dataset):
         return self.crops.batch(step, self.rank)
 
 
-def step_loader(
-    crops: SpeechCrops, start: int, stop: int, rank: int = 0, workers: int = 0, pin_memory: bool = False
-) -> DataLoader:
-    """Batches of the steps start to stop - 1, in order, with any number of workers. Leaves torch's global random state
-    alone."""
-    return DataLoader(
-        StepDataset(crops, rank),
-        batch_size=None,
-        sampler=range(start, stop),
-        num_workers=workers,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),
-    )
+class _Positions(Sampler[int]):
+    """The steps start to stop - 1. Without a length: Lightning would subtract the steps before a resume from it."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.steps = range(start, stop)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.steps)
+
+
+def step_loader(crops: SpeechCrops, start: int, stop: int, rank: int = 0, workers: int = 0, pin_memory: bool = False) -> DataLoader:
+    """Batches of the steps start to stop - 1, in order, with any number of workers. Leaves torch's global random state alone."""
+    return DataLoader(StepDataset(crops, rank), batch_size=None, sampler=_Positions(start, stop), num_workers=workers, pin_memory=pin_memory,
+                      generator=torch.Generator())
 
 
 def list_audio(source: str | Path, split: str = "train") -> list[Entry]:

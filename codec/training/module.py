@@ -8,6 +8,7 @@ networks, the two optimisers, the quantizer's statistics and the averaged weight
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import lightning
@@ -17,6 +18,7 @@ from torch import Tensor
 
 import discriminators
 from codec import hub
+from codec.config import ConfigError
 from codec.model import Codec
 from codec.training.balancer import balanced_gradient
 from codec.training.ema import EMA
@@ -50,6 +52,9 @@ class CodecTraining(lightning.LightningModule):
 
     def _start_from(self, model: Codec) -> None:
         """Fine-tune: take weights and codebooks of a trained model of the same shape."""
+        own, given = (replace(config, name="") for config in (self.model.config, model.config))
+        if own != given:
+            raise ConfigError(f"init={self.recipe.init} has another configuration than this recipe's model: make them equal")
         self.model.load_state_dict(model.state_dict(), strict=False)
         self.model.quantizer.start_from_codebooks()
 

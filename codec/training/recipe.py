@@ -146,6 +146,8 @@ def from_dict(values: dict[str, Any]) -> Recipe:
 
 
 def _check(recipe: Recipe) -> None:
+    if Path(recipe.model.name).name != recipe.model.name or not recipe.model.name:
+        raise ConfigError(f"model.name={recipe.model.name!r} names a folder: it must be one, without slashes")
     if recipe.data.crop_seconds * recipe.model.sample_rate < recipe.model.frame_size:
         raise ConfigError(f"data.crop_seconds={recipe.data.crop_seconds} is shorter than one frame of the model")
     for where, value in (

@@ -55,8 +55,9 @@ def train(recipe: Recipe, progress: bool = True) -> Path:
     data = _step_data(recipe, crops, module)
     last = directory / LAST
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
+        for told_twice in (".*does not have many workers.*", ".*your dataloader is not resumable.*"):  # its position is the step
+            warnings.filterwarnings("ignore", message=told_twice)
+        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
     return directory
 
 

@@ -32,7 +32,8 @@ def test_there_and_back(run, record, model_dir):
     record(seconds=1.5, rate=22050, channels=2)
     result = run("encode", "a.wav", "a.tok", "--model", model_dir)
     assert result.code == 0
-    for words in ("1.5 s", "2 channels", "150 frames", "4 codebooks", "4 kbit/s", f"{os.path.getsize('a.tok')} bytes", "x real"):
+    size = f"{os.path.getsize('a.tok')} bytes"
+    for words in ("1.5 s", "2 channels", "150 frames", "4 codebooks", "4 kbit/s", size, "x real"):
         assert words in result.out
     assert result.err.startswith("note: ") and "8 kHz" in result.err  # noise up to 11 kHz
     result = run("decode", "a.tok", "b.flac", "--model", model_dir)
@@ -138,8 +139,9 @@ def test_bad_tokens(run, refused, record, model_dir, tmp_path):
     (tmp_path / "flipped.tok").write_bytes(whole[:-400] + bytes([whole[-400] ^ 1]) + whole[-399:])
     (tmp_path / "header.tok").write_bytes(whole[:40] + b"?" + whole[41:])
     (tmp_path / "empty.tok").write_bytes(b"")
-    for name, words in (("missing", "no such file"), ("cut", "cut short"), ("flipped", "damaged"), ("header", "damaged"),
-                        ("empty", "empty")):
+    for name, words in (
+        ("missing", "no such file"), ("cut", "cut short"), ("flipped", "damaged"), ("header", "damaged"), ("empty", "empty"),
+    ):
         refused(words, "decode", f"{name}.tok", "b.wav", "--model", model_dir)
     refused("not a .tok file", "decode", "a.wav", "b.wav", "--model", model_dir)
     refused("is not in the box", "decode", "a.tok", "b.wav")
@@ -170,7 +172,8 @@ def test_salvage(run, record, model_dir, tmp_path):
     assert (result.code, result.err) == (0, "note: bad.tok: lost 5.00 to 10.00 s; lost spans are silent\n")
     assert soundfile.info("b.wav").frames == 16 * 16000
     result = run("decode", "cut.tok", "c.wav", "--model", model_dir, "--salvage")
-    assert result.code == 0 and result.err.startswith("note: cut.tok: lost what came after ") and result.err.count("\n") == 1
+    assert result.code == 0 and result.err.count("\n") == 1
+    assert result.err.startswith("note: cut.tok: lost what came after ")
 
 
 @pytest.mark.parametrize("device, words", [("cuda", "use --device cpu"), ("tpu", "there is cpu and cuda")])
@@ -201,11 +204,12 @@ def test_the_box_works_without_options(run, record):
     assert soundfile.info("b.wav").frames == 8000
 
 
-def test_a_named_pipe(record, spawn, model_dir, tmp_path):
+def test_a_named_pipe(run, record, model_dir, tmp_path):
     if not hasattr(os, "mkfifo"):
         pytest.skip("needs named pipes")
     record()
     os.mkfifo(tmp_path / "pipe")
-    process = spawn("encode", "a.wav", "pipe", "--model", model_dir)
-    data = subprocess.run(["cat", "pipe"], cwd=tmp_path, capture_output=True, timeout=60).stdout
-    assert process.wait() == 0 and data.startswith(b"\x93TOK")
+    with subprocess.Popen(["cat", "pipe"], cwd=tmp_path, stdout=subprocess.PIPE) as reader:
+        assert run("encode", "a.wav", "pipe", "--model", model_dir).code == 0
+        assert reader.stdout.read().startswith(b"\x93TOK")
+    assert (tmp_path / "pipe").is_fifo()

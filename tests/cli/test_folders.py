@@ -14,7 +14,13 @@ from codec.cli.folder import output_names
 
 @pytest.fixture
 def tree(tmp_path) -> Callable[[str], list[str]]:
-    return lambda name: sorted(str(path.relative_to(tmp_path / name)) for path in (tmp_path / name).rglob("*") if path.is_file())
+    """`tree("in")`: all files below a folder."""
+
+    def files(name: str) -> list[str]:
+        top = tmp_path / name
+        return sorted(str(path.relative_to(top)) for path in top.rglob("*") if path.is_file())
+
+    return files
 
 
 def test_there_and_back(run, record, tree, model_dir, tmp_path):

@@ -61,8 +61,10 @@ def test_what_is_none_of_these(run, tmp_path):
     (tmp_path / "text.wav").write_text("words")
     (tmp_path / "text.tok").write_text("words")
     (tmp_path / "empty").write_bytes(b"")
-    for name, words in (("text.wav", "not audio"), ("text.tok", "not a .tok"), ("empty", "is empty"), ("in/a.wav", "no such file"),
-                        ("a.tok", "no such file"), ("nonsense", "no model is named"), (".", "holds no model")):
+    for name, words in (
+        ("text.wav", "not audio"), ("text.tok", "not a .tok"), ("empty", "is empty"), ("in/a.wav", "no such file"),
+        ("a.tok", "no such file"), ("nonsense", "no model is named"), (".", "holds no model"),
+    ):
         result = run("info", name)
         assert (result.code, result.out, result.err.count("\n")) == (1, "", 1) and words in result.err, result
 

@@ -15,8 +15,8 @@ from codec import cli
 from codec.cli.progress import Progress
 
 
-@pytest.mark.parametrize("args", [["--help"], ["encode", "--help"], ["decode", "--help"], ["info", "--help"], ["--version"]])
-def test_help_imports_nothing_heavy(args, spawn):
+@pytest.mark.parametrize("args", [["--help"], ["--version"], *([verb, "--help"] for verb in cli.VERBS)])
+def test_help_imports_nothing_heavy(args):
     script = (
         "import sys; from codec.cli import main\n"
         "try: main(sys.argv[1:])\nexcept SystemExit as exit: assert exit.code == 0\n"
@@ -61,7 +61,7 @@ def fail_with(monkeypatch, error: BaseException):
 
 @pytest.mark.parametrize("error, line", [
     (ValueError("two\nlines"), "codec: two lines\n"),
-    (FileNotFoundError(errno.ENOENT, "No such file or directory", "x.wav"), "codec: x.wav: No such file or directory\n"),
+    (FileNotFoundError(errno.ENOENT, "No such file", "x.wav"), "codec: x.wav: No such file\n"),
     (MemoryError(), "codec: not enough memory: close other programs, or choose another --device\n"),
 ])
 def test_errors_are_one_line(error, line, run, monkeypatch):
@@ -85,11 +85,10 @@ def test_interruption_is_130(run, monkeypatch):
 def test_a_closed_pipe_is_quiet(run, spawn, record, model_dir):
     record(seconds=30)
     assert run("encode", "a.wav", "a.tok", "--model", model_dir).code == 0
-    for args in (["decode", "a.tok", "-", "--model", model_dir], ["info", "a.tok"]):
-        process = spawn(*args)
-        process.stdout.close()
-        err = process.stderr.read()
-        assert process.wait() == 141 and err == b""
+    process = spawn("decode", "a.tok", "-", "--model", model_dir)
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait() == 141 and err == b""
 
 
 def test_a_full_disk_is_one_line(run, spawn, record, model_dir):
@@ -97,11 +96,11 @@ def test_a_full_disk_is_one_line(run, spawn, record, model_dir):
         pytest.skip("needs /dev/full")
     record()
     assert run("encode", "a.wav", "a.tok", "--model", model_dir).code == 0
+    with open("/dev/full", "wb") as full:
+        process = spawn("decode", "a.tok", "-", "--model", model_dir, stdout=full, text=True)
+        err = process.stderr.read()
+    assert process.wait() == 1 and "disk is full" in err and err.count("\n") == 1, err
     for args in (["encode", "a.wav"], ["decode", "a.tok"]):
-        with open("/dev/full", "wb") as full:
-            process = spawn(*args, "-", "--model", model_dir, stdout=full, text=True)
-            err = process.stderr.read()
-        assert process.wait() == 1 and "disk is full" in err and err.count("\n") == 1, err
         result = run(*args, "/dev/full", "--model", model_dir)
         assert result.code == 1 and "disk is full" in result.err and result.err.count("\n") == 1
 

@@ -1,0 +1,201 @@
+"""`codec train` from a recipe to a model that loads, and resuming as if never stopped."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+pytest.importorskip("librosa", reason='the mel loss needs: pip install "neural-codec-toolkit[train]"')
+
+import codec
+from codec.cli import main
+from codec.config import ConfigError
+from codec.training import recipe as recipes
+from codec.training.run import train
+import tiny_recipe as tiny
+
+
+def run(values: dict, **schedule) -> dict:
+    """Train and return the checkpoint."""
+    values = {**values, "schedule": {**values["schedule"], **schedule}}
+    directory = train(recipes.from_dict(values), progress=False)
+    return torch.load(directory / "last.ckpt", weights_only=False)
+
+
+def assert_same(one, other, where="checkpoint") -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for index, (a, b) in enumerate(zip(one, other)):
+            assert_same(a, b, f"{where}[{index}]")
+    else:
+        assert one == other, where
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny.corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.mark.parametrize("stop", [2, 5])
+def test_resumed_equals_uninterrupted_bitwise(data, tmp_path, stop):
+    """Both networks, both optimisers, averaged weights, codebook statistics: before and after the adversary joins."""
+    whole = run(tiny.recipe(data, tmp_path / "whole"))
+    stopped = tiny.recipe(data, tmp_path / "stopped")
+    stopped["run"]["checkpoint_every"] = stop
+    # The schedule is that of the whole run: stop it in the middle as a kill would, right after a checkpoint.
+    half = recipes.from_dict(stopped)
+    with pytest.MonkeyPatch.context() as patch:
+        from codec.training.callbacks import Checkpoints
+
+        save = Checkpoints.save
+
+        def save_and_die(self, trainer):
+            save(self, trainer)
+            raise RuntimeError("killed")
+
+        patch.setattr(Checkpoints, "save", save_and_die)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(half, progress=False)
+    assert torch.load(tmp_path / "stopped/tiny/last.ckpt", weights_only=False)["state_dict"]["steps_done"] == stop
+    resumed = run(stopped)
+    for part in ("state_dict", "optimizer_states", "ema"):
+        assert_same(whole[part], resumed[part], part)
+    assert resumed["state_dict"]["steps_done"] == 8
+
+
+def test_one_step_is_one_update_of_the_generator(data, tmp_path):
+    state = run(tiny.recipe(data, tmp_path))
+    generator, discriminator = state["optimizer_states"]
+    assert {int(s["step"]) for s in generator["state"].values()} == {8}
+    assert {int(s["step"]) for s in discriminator["state"].values()} == {2}  # steps 4 and 6: from 3 on, every second
+
+
+def test_training_learns_and_yields_a_loadable_model(data, tmp_path):
+    values = tiny.recipe(data, tmp_path)
+    values["data"]["valid"] = str(data)
+    values["schedule"] |= {"learning_rate": 5e-3, "ema": 0.5}
+    values["adversary"]["discriminators"] = []
+    values["run"]["valid_every"] = 30
+    run(values, steps=60)
+    directory = tmp_path / "tiny"
+    losses = [float(row["reconstruction"]) for row in rows(directory / "logs/version_0/metrics.csv") if row.get("reconstruction")]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    validation = rows(directory / "validation.csv")
+    assert [(int(r["step"]), int(r["codebooks"])) for r in validation] == [(30, 1), (30, 2), (30, 3), (60, 1), (60, 2), (60, 3)]
+    for name in ("model", "best"):
+        model = codec.load(directory / name)
+        tokens = model.encode(torch.zeros(1000))
+        assert tokens.codes.shape == (1, 3, 7) and model.decode(tokens).shape == (1, 1, 1000)
+    assert (directory / "audio/0_3.wav").stat().st_size > 1000
+    assert {"usage_1", "entropy_3", "relative_error_2", "commitment"} <= rows(directory / "logs/version_0/metrics.csv")[0].keys()
+
+
+def test_each_listed_dependency_is_used_by_training(data, tmp_path):
+    """In a fresh interpreter, `codec train` imports lightning, auraloss, vector_quantize_pytorch and librosa."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny.recipe(data, tmp_path)))
+    program = (
+        "import sys; from codec.cli import main; code = main(['train', sys.argv[1], 'schedule.steps=4']);"
+        "print(code, *(name in sys.modules for name in ('lightning', 'auraloss', 'vector_quantize_pytorch', 'librosa')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines()[-1] == "0 True True True True", done.stderr[-2000:]
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(data, tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny.recipe(data, tmp_path)))
+    command = [sys.executable, "-m", "codec", "train", str(path)]
+    process = subprocess.Popen([*command, "schedule.steps=100000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log, deadline = tmp_path / "tiny/logs/version_0/metrics.csv", time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 3):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    step = int(torch.load(tmp_path / "tiny/last.ckpt", weights_only=False)["state_dict"]["steps_done"])
+    assert step > 2
+    subprocess.run([*command, f"schedule.steps={step + 2}"], check=True, capture_output=True, timeout=120)
+    assert int(torch.load(tmp_path / "tiny/last.ckpt", weights_only=False)["state_dict"]["steps_done"]) == step + 2
+
+
+def test_init_starts_from_a_trained_model(data, tmp_path):
+    run(tiny.recipe(data, tmp_path / "a"), steps=4)
+    from codec.training.module import CodecTraining
+
+    state = torch.load(tmp_path / "a/tiny/last.ckpt", weights_only=False)
+    values = tiny.recipe(data, tmp_path / "b")
+    module = CodecTraining(recipes.from_dict(values))
+    module.load_state_dict(state["state_dict"])
+    codec.save(module.model, tmp_path / "trained")
+    values["init"] = str(tmp_path / "trained")
+    tuned = CodecTraining(recipes.from_dict(values))
+    trained = codec.load(tmp_path / "trained")
+    assert tuned.model.quantizer.initialized
+    for name, value in trained.encoder.state_dict().items():
+        assert torch.equal(tuned.model.encoder.state_dict()[name], value)
+    run(values, steps=2)
+    moved = torch.load(tmp_path / "b/tiny/last.ckpt", weights_only=False)["state_dict"]["model.quantizer.codebooks"]
+    assert 0 < (moved - trained.quantizer.codebooks).abs().mean() < 0.2 * trained.quantizer.codebooks.abs().mean()
+
+
+def test_init_of_another_shape_is_refused(data, tmp_path):
+    values = tiny.recipe(data, tmp_path)
+    run(values, steps=3)
+    from codec.training.module import CodecTraining
+
+    module = CodecTraining(recipes.from_dict(values))
+    codec.save(module.model, tmp_path / "other")
+    values["init"], values["model"]["dim"] = str(tmp_path / "other"), 12
+    with pytest.raises(ConfigError, match="init"):
+        CodecTraining(recipes.from_dict(values))
+
+
+def test_another_model_does_not_resume(data, tmp_path):
+    values = tiny.recipe(data, tmp_path)
+    run(values, steps=2)
+    values["model"]["dim"] = 12
+    with pytest.raises(ConfigError, match="another model configuration"):
+        train(recipes.from_dict(values), progress=False)
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("data.batch=3", "no setting batch"),
+    ("data.batch_size=many", "must be int"),
+    ("data.batch_size=0", "at least 1"),
+    ("nothing", "key=value"),
+    ("model.encoder.name=os.system", "no encoder is named"),
+    ("schedule.dropout_weights=[1]", "one weight"),
+    ("run.precision=fp4", "bf16-mixed"),
+    ("data.crop_seconds=0.001", "shorter than one frame"),
+    ("loss.spectral=[]", "at least one"),
+    ("model.name=../../etc", "name"),
+])
+def test_bad_settings_are_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        recipes.load("speech_16k", [override])
+
+
+def test_command_line_errors_are_one_line(capsys, tmp_path):
+    for arguments in (["speech_16k"], ["nothing_16k"], ["speech_16k", f"data.train={tmp_path}", f"run.out={tmp_path}"]):
+        assert main(["train", *arguments]) == 1
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("codec: ")
+
+
+def rows(path) -> list[dict]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
