@@ -140,7 +140,8 @@ def test_bad_tokens(run, refused, record, model_dir, tmp_path):
     (tmp_path / "header.tok").write_bytes(whole[:40] + b"?" + whole[41:])
     (tmp_path / "empty.tok").write_bytes(b"")
     for name, words in (
-        ("missing", "no such file"), ("cut", "cut short"), ("flipped", "damaged"), ("header", "damaged"), ("empty", "empty"),
+        ("missing", "no such file"), ("cut", "cut short"), ("flipped", "damaged"), ("header", "damaged"),
+        ("empty", "empty"),
     ):
         refused(words, "decode", f"{name}.tok", "b.wav", "--model", model_dir)
     refused("not a .tok file", "decode", "a.wav", "b.wav", "--model", model_dir)
