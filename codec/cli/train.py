@@ -12,6 +12,7 @@ The same command again goes on where the last one stopped. docs/training.md expl
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 
@@ -26,4 +27,6 @@ def run(args: argparse.Namespace) -> None:
 
     settings = recipe.load(args.recipe, args.overrides)
     directory = train(settings, progress=sys.stderr.isatty())
-    print(f"{directory}: model/ is the newest model, best/ the best one by validation")
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of a distributed run comes here
+        best = ", best/ the best one by validation" if settings.data.valid else ""
+        print(f"{directory}: model/ is the newest model{best}")

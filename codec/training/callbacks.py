@@ -20,9 +20,10 @@ LAST = "last.ckpt"
 
 
 class Checkpoints(lightning.Callback):
-    """Writes `last.ckpt` (all that resuming needs) every `every` steps, at the end, and when a run is interrupted.
+    """Writes `last.ckpt` (all that resuming needs) and `model/` (the averaged weights, loadable) every `every` steps, at
+    the end, and when a run is interrupted.
 
-    Lightning's own callback counts the steps of both optimisers, so it is not used. The file is written beside and renamed.
+    Lightning's own callback counts the steps of both optimisers, so it is not used. Files are written beside and renamed.
     """
 
     def __init__(self, directory: Path, every: int):
@@ -30,28 +31,31 @@ class Checkpoints(lightning.Callback):
 
     def on_train_batch_end(self, trainer, module: CodecTraining, *args) -> None:
         if module.step % self.every == 0:
-            self.save(trainer)
+            self.save(trainer, module)
 
     def on_train_end(self, trainer, module: CodecTraining) -> None:
-        self.save(trainer)
+        self.save(trainer, module)
 
     def on_exception(self, trainer, module: CodecTraining, exception: BaseException) -> None:
         if isinstance(exception, (KeyboardInterrupt, SystemExit)):  # the latter is what Lightning makes of SIGTERM
-            self.save(trainer)
+            self.save(trainer, module)
 
-    def save(self, trainer) -> None:
+    def save(self, trainer, module: CodecTraining) -> None:
         temporary = self.directory / f".{LAST}.{os.getpid()}"
-        trainer.save_checkpoint(temporary)
+        trainer.save_checkpoint(temporary, weights_only=False)  # with the optimisers
         if trainer.is_global_zero:
             os.replace(temporary, self.directory / LAST)
+            if module.model.quantizer.initialized:
+                with module.ema.swapped(module.model):
+                    hub.save(module.model, self.directory / "model")
 
 
 class Validation(lightning.Callback):
     """Every `every` steps: encode and decode the validation items with the averaged weights at 1, 2, 4, ... codebooks.
 
     Writes `validation.csv` (PESQ-wb and STOI where the `[eval]` extra is installed, mel distance always), the audio of
-    the first items, and the averaged weights as a loadable model: `model/` is the newest, `best/` the one with the
-    best score (PESQ + 4 * STOI with all codebooks, or the lowest mel distance).
+    the first items, and as `best/` the loadable model with the best score so far (PESQ + 4 * STOI with all codebooks, or
+    the lowest mel distance).
     """
 
     def __init__(self, directory: Path, every: int, items: list[np.ndarray]):
@@ -82,7 +86,6 @@ class Validation(lightning.Callback):
                 counts = [k for k in (1, 2, 4, 8, 16, 32) if k < model.num_codebooks] + [model.num_codebooks]
                 rows = [{"step": module.step, "codebooks": k, **self.measure(module, model, k)} for k in counts]
                 self.report(trainer, rows, time.monotonic() - started)
-                hub.save(model, self.directory / "model")
                 score = rows[-1]["pesq"] + 4 * rows[-1]["stoi"] if rows[-1]["pesq"] else -rows[-1]["mel"]
                 if score > self.best:
                     self.best = score

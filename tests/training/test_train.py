@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
 import subprocess
 import sys
@@ -27,7 +26,7 @@ def run(values: dict, **schedule) -> dict:
     """Train and return the checkpoint."""
     values = {**values, "schedule": {**values["schedule"], **schedule}}
     directory = train(recipes.from_dict(values), progress=False)
-    return torch.load(directory / "last.ckpt", weights_only=False)
+    return torch.load(directory / "last.ckpt", weights_only=True)
 
 
 def assert_same(one, other, where="checkpoint") -> None:
@@ -63,18 +62,32 @@ def test_resumed_equals_uninterrupted_bitwise(data, tmp_path, stop):
 
         save = Checkpoints.save
 
-        def save_and_die(self, trainer):
-            save(self, trainer)
+        def save_and_die(self, trainer, module):
+            save(self, trainer, module)
             raise RuntimeError("killed")
 
         patch.setattr(Checkpoints, "save", save_and_die)
         with pytest.raises(RuntimeError, match="killed"):
             train(half, progress=False)
-    assert torch.load(tmp_path / "stopped/tiny/last.ckpt", weights_only=False)["state_dict"]["steps_done"] == stop
+    assert torch.load(tmp_path / "stopped/tiny/last.ckpt", weights_only=True)["state_dict"]["steps_done"] == stop
     resumed = run(stopped)
     for part in ("state_dict", "optimizer_states", "ema"):
         assert_same(whole[part], resumed[part], part)
     assert resumed["state_dict"]["steps_done"] == 8
+
+
+def test_two_processes_train_together(data, tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny.recipe(data, tmp_path)))
+    done = subprocess.run(
+        [sys.executable, "-m", "codec", "train", str(path), "run.devices=2", "schedule.steps=6"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("model/ is the newest model") == 1
+    assert codec.load(tmp_path / "tiny/model").num_codebooks == 3
+    generator, discriminator = torch.load(tmp_path / "tiny/last.ckpt", weights_only=True)["optimizer_states"]
+    assert {int(s["step"]) for s in generator["state"].values()} == {6}
+    assert {int(s["step"]) for s in discriminator["state"].values()} == {1}
 
 
 def test_one_step_is_one_update_of_the_generator(data, tmp_path):
@@ -126,17 +139,17 @@ def test_sigterm_saves_and_the_same_command_goes_on(data, tmp_path):
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=60)
-    step = int(torch.load(tmp_path / "tiny/last.ckpt", weights_only=False)["state_dict"]["steps_done"])
+    step = int(torch.load(tmp_path / "tiny/last.ckpt", weights_only=True)["state_dict"]["steps_done"])
     assert step > 2
     subprocess.run([*command, f"schedule.steps={step + 2}"], check=True, capture_output=True, timeout=120)
-    assert int(torch.load(tmp_path / "tiny/last.ckpt", weights_only=False)["state_dict"]["steps_done"]) == step + 2
+    assert int(torch.load(tmp_path / "tiny/last.ckpt", weights_only=True)["state_dict"]["steps_done"]) == step + 2
 
 
 def test_init_starts_from_a_trained_model(data, tmp_path):
     run(tiny.recipe(data, tmp_path / "a"), steps=4)
     from codec.training.module import CodecTraining
 
-    state = torch.load(tmp_path / "a/tiny/last.ckpt", weights_only=False)
+    state = torch.load(tmp_path / "a/tiny/last.ckpt", weights_only=True)
     values = tiny.recipe(data, tmp_path / "b")
     module = CodecTraining(recipes.from_dict(values))
     module.load_state_dict(state["state_dict"])
@@ -148,7 +161,7 @@ def test_init_starts_from_a_trained_model(data, tmp_path):
     for name, value in trained.encoder.state_dict().items():
         assert torch.equal(tuned.model.encoder.state_dict()[name], value)
     run(values, steps=2)
-    moved = torch.load(tmp_path / "b/tiny/last.ckpt", weights_only=False)["state_dict"]["model.quantizer.codebooks"]
+    moved = torch.load(tmp_path / "b/tiny/last.ckpt", weights_only=True)["state_dict"]["model.quantizer.codebooks"]
     assert 0 < (moved - trained.quantizer.codebooks).abs().mean() < 0.2 * trained.quantizer.codebooks.abs().mean()
 
 

@@ -1,0 +1,179 @@
+"""The benchmarks: delays are taken out, counts and means are right, what is missing is named."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from codec import hub
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+import judges  # noqa: E402
+import peers  # noqa: E402
+import quality  # noqa: E402
+import speed  # noqa: E402
+
+RATE = 16_000
+
+
+def speech(seconds: float, seed: int = 0) -> np.ndarray:
+    """(T,) float32: noise in syllables, which the judges take for speech."""
+    n = round(seconds * RATE)
+    wav = np.random.default_rng(seed).standard_normal(n) * (0.2 + np.sin(2 * np.pi * 2 * np.arange(n) / RATE) ** 2)
+    return (0.1 * wav).astype(np.float32)
+
+
+# Peers
+
+
+@pytest.mark.parametrize("delay", [0, 1, 250, 640, -100])
+@pytest.mark.parametrize("rest", [0, 777])
+def test_align_takes_the_delay_out(delay, rest):
+    wav = speech(1.0)
+    decoded = np.pad(wav, (max(delay, 0), rest))[max(-delay, 0) :]
+    aligned = peers.align(decoded, wav)
+    assert aligned.shape == wav.shape and aligned.dtype == np.float32
+    inner = slice(max(-delay, 0), len(wav) - (max(delay, 0) if rest == 0 and delay > 0 else 0))
+    np.testing.assert_array_equal(aligned[inner], wav[inner])
+
+
+def test_align_looks_no_further_than_40_ms():
+    wav = speech(1.0)
+    aligned = peers.align(np.pad(wav, (2000, 0)), wav)
+    assert not np.array_equal(aligned[: len(wav) - 2000], wav[: len(wav) - 2000])
+
+
+def test_align_fills_what_is_too_short():
+    wav = speech(1.0)
+    aligned = peers.align(wav[:9000], wav)
+    np.testing.assert_array_equal(aligned, np.pad(wav[:9000], (0, len(wav) - 9000)))
+
+
+def test_missing_peers_are_named_with_the_remedy_and_left_out(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(peers.shutil, "which", lambda name: None)
+    args = quality.parse(["--data", "x", "--peers", "codec2,opus,lyra", "--lyra", str(tmp_path)])
+    assert quality.available(args).peers == ()
+    said = capsys.readouterr().err
+    assert "apt install codec2" in said and "apt install opus-tools" in said and "soundstream_encoder.tflite" in said
+    assert "--lyra" in peers.Lyra(None).missing()
+
+
+@pytest.mark.parametrize("peer", [peers.Codec2(), peers.Opus()], ids=["codec2", "opus"])
+def test_installed_peers_code_speech(peer):
+    if peer.missing():
+        pytest.skip(peer.missing())
+    wav = speech(1.0)
+    for name in peer.names:
+        decoded, bits = peer.code(name, wav)
+        assert len(peers.align(decoded, wav)) == len(wav) and np.abs(decoded).max() > 0.01
+        assert 2000 < bits < 20_000
+
+
+# Judges
+
+
+def test_edits():
+    assert judges.edits("a b c d".split(), "a x c d e".split()) == 2
+    assert judges.edits([], ["a"]) == judges.edits(["a"], []) == 1
+    assert judges.edits(["a"], ["a"]) == 0
+
+
+def test_what_cannot_be_judged_says_why():
+    assert judges.unusable(speech(1.5)) is None
+    assert "shorter" in judges.unusable(speech(0.9))
+    assert judges.unusable(np.zeros(RATE * 2, np.float32)) == "silent"
+    click = 1e-6 * speech(2.0)
+    click[100:400] = 0.5
+    assert "0.6 s" in judges.unusable(click)
+
+
+def test_intelligibility_knows_best_and_worst():
+    pytest.importorskip("pesq"), pytest.importorskip("pystoi")
+    wav = speech(3.0)
+    best = judges.intelligibility(wav, wav)
+    assert best["PESQ-wb"][0] > 4.5 and best["STOI"][0] > 0.999 and best["ESTOI"][0] > 0.999
+    worst = judges.intelligibility(wav, np.zeros_like(wav))
+    assert worst["PESQ-wb"][0] < 1.1 and worst["STOI"][0] < 0.1
+    assert all(np.isfinite(value) for value, _ in worst.values())
+
+
+# Tables
+
+
+def test_summary_weights_means_and_brackets_them():
+    scores = [(0.0, 10.0), (1.0, 30.0)] * 10
+    heard = [quality.Utterance("a", 1.0, {"x": (2.0, {"dWER": one, "STOI": (0.5, 1.0)})}) for one in scores]
+    table = quality.summarize([*heard, quality.Utterance("b", 0.0, skipped="silent")])
+    one = table["x"]["metrics"]["dWER"]
+    assert one["mean"] == pytest.approx(0.75) and 0.4 < one["low"] < 0.7 < 0.8 < one["high"] < 0.95
+    assert table["x"]["metrics"]["STOI"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert table["x"]["kbps"] == 2.0
+    assert "| x | 2.00 | 0.750 [" in quality.markdown(table)
+    assert quality.summarize([quality.Utterance("b", 0.0, skipped="silent")]) == {}
+
+
+def corpus(folder: Path) -> Path:
+    for i in range(3):
+        soundfile.write(folder / f"{i}.wav", speech(1.5, seed=i), RATE)
+    soundfile.write(folder / "silent.wav", np.zeros(2 * RATE), RATE)
+    (folder / "text.wav").write_text("no audio")
+    return folder
+
+
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_quality_measures_a_model(jobs, tiny_model, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pesq"), pytest.importorskip("pystoi")
+    hub.save(tiny_model, tmp_path / "tiny")
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(sys, "argv", [
+        "quality.py", "--data", str(corpus(tmp_path / "data")), "--models", str(tmp_path / "tiny"),
+        "--codebooks", "1,4,5", "--out", str(tmp_path / "out.json"), "--jobs", str(jobs),
+    ])
+    quality.main()
+    said = capsys.readouterr()
+    assert "3 utterances" in said.out and "2 skipped" in said.out and "silent" in said.out
+    assert "has 4 codebooks: 5 left out" in said.err
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [name.split()[-1] for name in report["systems"]] == ["k=1", "k=4"]
+    assert [row["kbps"] for row in report["systems"].values()] == [pytest.approx(0.5), pytest.approx(2.0)]
+    assert len(report["utterances"]) == 5
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--data", "nowhere", "--models", "x"], "nowhere"),
+    (["--data", "DATA"], "give --models or --peers"),
+    (["--data", "DATA", "--models", "no-such-model"], "no-such-model"),
+    (["--data", "DATA", "--models", "x", "--ecapa", "DATA"], "model.safetensors|speechbrain"),
+])
+def test_quality_says_what_is_wrong(arguments, message, tmp_path, monkeypatch):
+    data = str(corpus(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["quality.py", *(data if one == "DATA" else one for one in arguments)])
+    with pytest.raises(SystemExit, match=message):
+        quality.main()
+
+
+# Speed
+
+
+def test_speed_measures_in_turn(tiny_model):
+    one, other = (speed.ours(tiny_model, 0.5) for _ in range(2))
+    calls = []
+    other.encode = lambda wav: calls.append(wav) or tiny_model.encode(wav)
+    results = speed.measure([one, other], 0.5, repeats=3)
+    assert len(calls) == 5  # one to warm up, one to count, three to time
+    assert all(number > 0 for row in results for number in row)
+    assert results[0][2:] == results[1][2:]  # the same model does the same work
+
+
+def test_all_products_are_counted():
+    linear, lstm = torch.nn.Linear(10, 20), torch.nn.LSTM(16, 16)
+    with torch.no_grad():
+        assert speed.gflop(linear, torch.zeros(5, 10)) == pytest.approx(2e-9 * 5 * 10 * 20)
+        assert speed.gflop(lstm, torch.zeros(7, 1, 16)) == pytest.approx(2e-9 * 7 * 4 * 16 * 32)
