@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import make_config, make_seanet_config
+from small_models import make_config, make_seanet_config
 
 from codec.config import CodecConfig, ConfigError, ConvNeXtEncoderConfig, SEANetEncoderConfig
 

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import make_config, make_model
+from small_models import make_config, make_model
 
 from codec.model import Codec
 from codec.tokens import Tokens
