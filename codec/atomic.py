@@ -63,7 +63,8 @@ class Output:
                 self._file = open(path, "wb")
                 return
             self._final = path
-            beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+            stem = os.fsdecode(os.fsencode(path.name)[:100])  # bytes: names of 255 are the most, whatever the alphabet
+            beside = path.with_name(f".{stem}.{secrets.token_hex(4)}.part")
             self._file = open(beside, "x+b")
             self._temporary = beside
         except OSError as error:

@@ -266,7 +266,7 @@ def _check_whole(file: BinaryIO, name: str) -> _View | None:
 
 def _find_data(file: BinaryIO, magic: bytes, size: int) -> tuple[int, int, bool] | None:
     """Where the samples of a WAV, RF64, AIFF, W64, CAF or AU file begin, their bytes, whether that is a stand-in."""
-    if magic[:4] == b".snd":
+    if magic[:4] == b".snd" and len(magic) >= 12:
         start, promised = struct.unpack(">II", magic[4:12])
         return start, promised, promised >= 0xFFFFFF00
     if magic[:4] == b"caff":

@@ -25,7 +25,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "sample_rate": (1, 768_000),
     "frame_size": (1, 65_536),
     "dim": (1, 4096),
-    "window": (2, 8192),
+    "window": (2, 4096),  # a DFT basis has its square
     "delay": (0, 65_536),
     "channels": (1, 4096),
     "hidden": (1, 16_384),

@@ -117,7 +117,8 @@ def _read(path: Path, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     if problems:
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise ConfigError(f"{path} does not fit its config.json: {'; '.join(problems[:8])}{more}")
-    bad = [name for name, value in tensors.items() if not value.dtype.is_floating_point or not value.isfinite().all()]
+    whole = {name: value.float() for name, value in tensors.items() if value.dtype.is_floating_point}
+    bad = [name for name in tensors if name not in whole or not whole[name].isfinite().all()]
     if bad:
         raise ConfigError(f"{path} holds what are no weights (NaN, infinite or not floating-point): {', '.join(bad[:5])}")
-    return {name: value.float() for name, value in tensors.items()}
+    return whole

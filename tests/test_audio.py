@@ -156,7 +156,7 @@ def test_reads_a_named_pipe(tmp_path):
 
 
 @pytest.mark.parametrize("data, words", [
-    (b"", "is empty"), (b"hello, this is text\n" * 50, "not audio"), (b"RIFF", "not audio"),
+    (b"", "is empty"), (b"hello, this is text\n" * 50, "not audio"), (b"RIFF", "not audio"), (b".snd\0\0", "not audio"),
     (np.random.default_rng(1).bytes(5000), "not audio"),
     (encoded("WAV", "PCM_16", np.zeros((1, 0))), "no samples"),
     (encoded("WAV", "FLOAT", np.array([[0, 0, np.nan, 0]])), "NaN or infinite"),
@@ -165,7 +165,7 @@ def test_reads_a_named_pipe(tmp_path):
     (encoded("WAV", "PCM_16", np.zeros((65, 10))), "65 channels"),
     (encoded("WAV", "PCM_16", np.zeros((1, 10)), 999), "999 Hz"),
     (encoded("WAV", "PCM_16", np.zeros((1, 10)), 800_000), "800000 Hz"),
-], ids=range(11))
+], ids=range(12))
 def test_bad_files_are_named_on_one_line(data, words, tmp_path):
     path = tmp_path / "x.wav"
     path.write_bytes(data)

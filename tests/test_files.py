@@ -214,7 +214,6 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads the peak of memory from /proc")
 def test_memory_does_not_grow_with_length(tmp_path):
     script = MEASURE.format(tests=os.path.dirname(__file__))

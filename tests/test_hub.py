@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import make_config, make_model, make_seanet_config
+from small_models import make_config, make_model, make_seanet_config
 from safetensors.torch import load_file, save_file
 
 import codec
@@ -101,6 +101,8 @@ def change_weights(directory, change) -> None:
     (lambda t: t.update({"encoder.out.bias": torch.zeros(12, dtype=torch.int32)}), "no weights .*encoder.out.bias"),
     (lambda t: t.update({"encoder.out.bias": torch.full((12,), torch.nan)}), "no weights .*encoder.out.bias"),
     (lambda t: t["quantizer.codebooks"].fill_(torch.inf), "no weights .*quantizer.codebooks"),
+    (lambda t: t.update({"encoder.out.bias": torch.full((12,), 1e300, dtype=torch.float64)}), "no weights .*encoder.out.bias"),
+    (lambda t: t.update({"encoder.out.bias": torch.zeros(12, dtype=torch.complex64)}), "no weights .*encoder.out.bias"),
 ])
 def test_weights_that_do_not_fit_are_refused(saved, change, message):
     change_weights(saved, change)
@@ -108,7 +110,7 @@ def test_weights_that_do_not_fit_are_refused(saved, change, message):
         codec.load(saved)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float8_e4m3fn])
 def test_other_precisions_are_weights_too(saved, dtype):
     change_weights(saved, lambda t: t.update({name: value.to(dtype) for name, value in t.items()}))
     assert codec.load(saved).encoder.out.bias.dtype == torch.float32

@@ -49,4 +49,5 @@ def test_the_refusal_works():
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, "train", "speech_16k", "data.train=x"], capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 1 and "yaml" in done.stderr
+    assert done.returncode == 1 and done.stderr.startswith("codec: ") and done.stderr.count("\n") == 1  # no traceback
+    assert "yaml" in done.stderr and "pip install" in done.stderr

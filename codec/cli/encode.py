@@ -49,6 +49,8 @@ def _file(args: argparse.Namespace) -> None:
         if os.path.exists(output):
             raise ValueError(f"{output} is there already: name the output to write over it")
     check_output(output)
+    if output.lower().endswith(AUDIO):  # `codec encode *.wav` names two recordings, not a recording and an output
+        raise ValueError(f"{output}: is named like a recording, but would hold tokens: name a .tok file")
     model = load_model(args.model, args.device)
     from codec.files import encode_file
 

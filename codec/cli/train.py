@@ -22,11 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from codec.training import recipe
-    from codec.training.run import train
+    try:
+        from codec.training import recipe
+        from codec.training.run import train
 
-    settings = recipe.load(args.recipe, args.overrides)
-    directory = train(settings, progress=sys.stderr.isatty())
+        settings = recipe.load(args.recipe, args.overrides)
+        directory = train(settings, progress=sys.stderr.isatty())
+    except ImportError as error:  # a light installation, or one without [train]
+        remedy = 'pip install "neural-codec-toolkit[train]"'
+        raise ValueError(str(error) if remedy in str(error) else f"training needs more: {error}: {remedy}") from error
     if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of a distributed run comes here
         best = ", best/ the best one by validation" if settings.data.valid else ""
         print(f"{directory}: model/ is the newest model{best}")

@@ -125,10 +125,23 @@ def test_bad_outputs(run, refused, record, model_dir, tmp_path):
         refused("is a file, not a folder", verb, source, "a.wav/b.wav", "--model", model_dir)
         refused("does not exist", verb, source, "nowhere/b.wav", "--model", model_dir)
         refused("is a folder", verb, source, "folder", "--model", model_dir)
-        refused("the input itself", verb, source, source, "--model", model_dir)
+    refused("the input itself", "decode", "a.tok", "a.tok", "--model", model_dir)
     os.symlink("a.wav", "link.tok")
     refused("the input itself", "encode", "a.wav", "link.tok", "--model", model_dir)
     refused("'doc'", "decode", "a.tok", "b.doc", "--model", model_dir)
+
+
+def test_a_second_recording_is_not_written_over(refused, record, model_dir):
+    """`codec encode *.wav` in a folder of two."""
+    record("a.wav")
+    record("b.wav")
+    refused("name a .tok file", "encode", "a.wav", "b.wav", "--model", model_dir)
+
+
+@pytest.mark.parametrize("name", ["語" * 83, "n" * 250])
+def test_the_longest_names(name, run, record, model_dir):
+    record()
+    assert run("encode", "a.wav", f"{name}.tok", "--model", model_dir).code == 0 and os.path.isfile(f"{name}.tok")
 
 
 def test_bad_tokens(run, refused, record, model_dir, tmp_path):
