@@ -1,13 +1,13 @@
 """Measures of decoded speech against the original, both 16 kHz float32 arrays (T,) of the same length.
 
-A judge returns {metric: (value, weight)}; the mean of a metric over utterances is weighted with it.
+A judge takes the original and gives a function of what was decoded, so that what it hears in the original is computed once.
+Scores are {metric: (value, weight)}; the mean of a metric over utterances is weighted with it.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 
 RATE = 16_000
 Scores = dict[str, tuple[float, float]]
-Judge = Callable[[np.ndarray, np.ndarray], Scores]  # original, decoded
+Judge = Callable[[np.ndarray], Callable[[np.ndarray], Scores]]  # judge(original)(decoded)
 
 DISTILLMOS, ECAPA, WHISPER = "distillmos", "speechbrain", "faster_whisper"  # the modules behind the optional judges
 
@@ -39,32 +39,38 @@ def unusable(wav: np.ndarray) -> str | None:
     return None
 
 
-def intelligibility(wav: np.ndarray, decoded: np.ndarray) -> Scores:
-    """PESQ-wb (ITU-T P.862.2), STOI (Taal et al. 2011) and ESTOI (Jensen and Taal 2016)."""
+def intelligibility(wav: np.ndarray) -> Callable[[np.ndarray], Scores]:
+    """PESQ-wb (ITU-T P.862.2), STOI (Taal et al. 2011), ESTOI (Jensen and Taal 2016).
+
+    PESQ-wb is 1 where nothing is left of the speech.
+    """
     from pesq import NoUtterancesError, pesq
     from pystoi import stoi
 
-    try:
-        quality = pesq(RATE, wav, decoded, "wb")
-    except NoUtterancesError:  # nothing is left of the speech
+    def score(decoded: np.ndarray) -> Scores:
         quality = 1.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        plain, extended = (stoi(wav, decoded, RATE, extended=e) for e in (False, True))
-    return {"PESQ-wb": (float(quality), 1.0), "STOI": (float(plain), 1.0), "ESTOI": (float(extended), 1.0)}
+        if np.abs(decoded).max() > 1e-5:  # the package fails on digital silence
+            try:
+                quality = float(pesq(RATE, wav, decoded, "wb"))
+            except NoUtterancesError:
+                pass
+        plain, extended = (float(stoi(wav, decoded, RATE, extended=e)) for e in (False, True))
+        return {"PESQ-wb": (quality, 1.0), "STOI": (plain, 1.0), "ESTOI": (extended, 1.0)}
+
+    return score
 
 
 def distillmos() -> Judge:
-    """Distill-MOS, a predicted mean opinion score that needs no original (Stahl and Gamper 2025, package distillmos)."""
+    """Distill-MOS, a predicted opinion score that needs no original (Stahl and Gamper 2025, package distillmos)."""
     from distillmos import ConvTransformerSQAModel
 
     model = ConvTransformerSQAModel().eval()
 
     @torch.no_grad()
-    def judge(wav: np.ndarray, decoded: np.ndarray) -> Scores:
+    def score(decoded: np.ndarray) -> Scores:
         return {"Distill-MOS": (float(model(torch.from_numpy(decoded)[None])), 1.0)}
 
-    return judge
+    return lambda wav: score
 
 
 def speaker_similarity(folder: Path) -> Judge:
@@ -86,14 +92,15 @@ def speaker_similarity(folder: Path) -> Judge:
         mel = features(torch.from_numpy(wav)[None])  # (1, frames, 80)
         return model(mel - mel.mean(1, keepdim=True))[0, 0]  # (192,)
 
-    def judge(wav: np.ndarray, decoded: np.ndarray) -> Scores:
-        return {"ECAPA sim": (float(torch.cosine_similarity(embed(wav), embed(decoded), dim=0)), 1.0)}
+    def judge(wav: np.ndarray) -> Callable[[np.ndarray], Scores]:
+        speaker = embed(wav)
+        return lambda decoded: {"ECAPA sim": (float(torch.cosine_similarity(speaker, embed(decoded), dim=0)), 1.0)}
 
     return judge
 
 
 def word_errors(folder: Path) -> Judge:
-    """dWER: word errors of the decoded speech's transcript against the original's, both by Whisper, per word of the latter.
+    """dWER: word errors of the decoded speech's transcript against the original's, both by Whisper, per original word.
 
     folder: a CTranslate2 Whisper model for `faster_whisper.WhisperModel`.
     """
@@ -108,11 +115,10 @@ def word_errors(folder: Path) -> Judge:
         text = " ".join(segment.text for segment in segments).lower()
         return re.findall(r"[\w']+", text), info.language
 
-    def judge(wav: np.ndarray, decoded: np.ndarray) -> Scores:
+    def judge(wav: np.ndarray) -> Callable[[np.ndarray], Scores]:
         truth, language = words(wav, None)
-        heard, _ = words(decoded, language)
         total = max(1, len(truth))
-        return {"dWER": (edits(truth, heard) / total, float(total))}
+        return lambda decoded: {"dWER": (edits(truth, words(decoded, language)[0]) / total, float(total))}
 
     return judge
 

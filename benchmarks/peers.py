@@ -54,7 +54,7 @@ class Codec2:
 
 
 class Opus:
-    """Opus by opusenc at its default complexity, variable bitrate, 20 ms frames (RFC 6716). Bits are without the Ogg container."""
+    """Opus (RFC 6716) by opusenc: default complexity, variable bitrate, 20 ms frames. Bits are without the Ogg container."""
 
     names = ["opus 6k", "opus 9k", "opus 12k"]
 
@@ -105,7 +105,8 @@ class Lyra:
         out = []
         for frame in padded.reshape(-1, 1, self.hop):
             features = _step(encoder, frame)  # (1, 1, 64)
-            codes = encode(input_frames=features, num_quantizers=np.int32(stages))["output_0"]  # (46, 1, 1), -1 where unused
+            result = encode(input_frames=features, num_quantizers=np.int32(stages))
+            codes = result["output_0"]  # (46, 1, 1), -1 where unused
             out.append(_step(decoder, decode(encoding_indices=codes)["output_0"])[0])
         return np.concatenate(out), 4 * stages * len(wav) / self.hop
 
@@ -125,7 +126,7 @@ class Lyra:
 
 
 def align(decoded: np.ndarray, wav: np.ndarray, max_delay: int = MAX_DELAY) -> np.ndarray:
-    """`decoded` moved by at most `max_delay` samples either way to where it correlates best with `wav`, and cut to its length."""
+    """`decoded` moved by at most `max_delay` samples to where it correlates best with `wav`, and cut to its length."""
     size = len(wav)
     decoded = np.pad(decoded, (0, max(0, size - len(decoded))))
     span = 1 << (size + len(decoded)).bit_length()

@@ -1,4 +1,4 @@
-"""How speech sounds after coding, measured: this project's models at several bitrates, and other codecs, on the same files.
+"""How speech sounds after coding: this project's models at several bitrates, and other codecs, on the same files.
 
     python benchmarks/quality.py --data FOLDER_OR_MANIFEST [--models speech-16k DIR …] [--peers codec2,opus,lyra]
 
@@ -29,7 +29,7 @@ BOOTSTRAPS = 2000
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure, in plain values that go to other processes. The folders are of optional judges; None leaves them out."""
+    """What to measure, in plain values that go to other processes. ecapa and whisper: folders, or None for no such judge."""
 
     models: tuple[str, ...]
     codebooks: tuple[int, ...]
@@ -74,10 +74,9 @@ class Bench:
             return Utterance(path, 0.0, skipped=str(error))
         result = Utterance(path, len(wav) / RATE, skipped=judges.unusable(wav))
         if result.skipped is None:
+            scorers = [judge(wav) for judge in self.judges]
             for name, decoded, bits in self.coded(wav):
-                scores: Scores = {}
-                for judge in self.judges:
-                    scores.update(judge(wav, decoded))
+                scores = {metric: one for scorer in scorers for metric, one in scorer(decoded).items()}
                 result.systems[name] = bits / 1000 / result.seconds, scores
         return result
 
@@ -168,7 +167,7 @@ def _measure(path: str) -> Utterance:
 
 
 def available(args: argparse.Namespace) -> Plan:
-    """The plan without the peers that are not installed, which are named with the remedy. Exits for what cannot be used."""
+    """The plan without the peers that are not installed; these are named with the remedy. Exits for a judge that is not."""
     usable = []
     for name in args.peers:
         remedy = make_peer(name, args.lyra).missing()

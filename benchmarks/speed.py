@@ -1,4 +1,4 @@
-"""How fast this project's codec is, against the EnCodec 24 kHz model of the `encodec` package, on the same CPU in the same run.
+"""How fast this project's codec is, against EnCodec 24 kHz of the `encodec` package, on the same CPU in the same run.
 
     python benchmarks/speed.py [--model NAME_OR_DIR | --config RECIPE] [--seconds 10] [--repeats 7] [--threads 1]
 
@@ -78,7 +78,7 @@ def gflop(function: Callable[[Any], Any], argument: Any) -> float:
 
 @torch.no_grad()
 def measure(contestants: list[Contestant], seconds: float, repeats: int) -> list[tuple[float, float, float, float]]:
-    """For each: audio seconds a second of encode and decode (medians; repeats in turn), GFLOP per second of audio of each."""
+    """For each: seconds of audio a second, encoding and decoding (medians), and GFLOP per second of audio of both."""
     flops = []
     for one in contestants:  # also warms up
         codes = one.encode(one.wav)
