@@ -59,7 +59,7 @@ class Decoders:
 def check_input(name: str) -> None:
     """Raise ValueError early, before anything slow, when there is nothing to read."""
     if name == "-":
-        if sys.stdin.isatty():
+        if sys.stdin is None or sys.stdin.isatty():
             raise ValueError("`-` reads from a pipe, and nothing is piped in")
     elif not os.path.lexists(name):
         raise ValueError(f"{name}: no such file")
@@ -68,7 +68,7 @@ def check_input(name: str) -> None:
 def check_output(name: str) -> None:
     """Raise ValueError early for an output that no single file can be written to."""
     if name == "-":
-        if sys.stdout.isatty():
+        if sys.stdout is None or sys.stdout.isatty():
             raise ValueError("`-` writes to a pipe or a file, not to a terminal: add > FILE")
     elif os.path.isdir(name):
         raise ValueError(f"{name}: is a folder: name the file to write")

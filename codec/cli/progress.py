@@ -13,7 +13,7 @@ class Progress:
 
     def __init__(self, stream: TextIO | None = None):
         self._stream = sys.stderr if stream is None else stream
-        self._shown = self._stream.isatty()
+        self._shown = self._stream is not None and self._stream.isatty()
         self._next = 0.0
 
     def __enter__(self) -> Progress:

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from codec import cli
+from codec.cli.common import check_input, check_output
 from codec.cli.progress import Progress
 
 
@@ -33,6 +34,15 @@ def test_python_m_codec(spawn):
     process = spawn("encode", "missing.wav", "a.tok", text=True)
     out, err = process.communicate()
     assert (process.returncode, out) == (1, "") and err == "codec: missing.wav: no such file\n"
+
+
+@pytest.mark.parametrize("args, words", [(["encode", "-", "a.tok"], "nothing is piped in"), (["decode", "a.wav", "-"], "add > FILE")])
+def test_closed_pipes_are_refused(args, words, run, record, monkeypatch):
+    record()
+    monkeypatch.setattr("sys.stdin" if "encode" in args else "sys.stdout", None)
+    assert run(*args).code == 1
+    with pytest.raises(ValueError, match=words):
+        (check_input if "encode" in args else check_output)("-")
 
 
 def test_every_verb_has_help(run):
