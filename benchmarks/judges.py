@@ -1,6 +1,6 @@
 """Measures of decoded speech against the original, both 16 kHz float32 arrays (T,) of the same length.
 
-A judge takes the original and gives a function of what was decoded, so that what it hears in the original is computed once.
+A judge takes the original and gives a function of what was decoded, so that the original is heard once.
 Scores are {metric: (value, weight)}; the mean of a metric over utterances is weighted with it.
 """
 

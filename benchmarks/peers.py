@@ -19,7 +19,6 @@ import soundfile
 from codec.audio import resample
 
 RATE = 16_000
-MAX_DELAY = RATE * 40 // 1000
 
 
 class Peer(Protocol):
@@ -31,13 +30,18 @@ class Peer(Protocol):
         """What has to be done before it can be used, or None."""
 
     def code(self, name: str, wav: np.ndarray) -> tuple[np.ndarray, float]:
-        """wav (T,) float32 at 16 kHz to what is decoded (any length) and the number of bits in between."""
+        """wav (T,) float32 at 16 kHz to what is decoded (T,), its delay taken out, and the number of bits."""
 
 
 class Codec2:
-    """Codec2 at 3.2 kbit/s, a parametric vocoder for 8 kHz speech (https://www.rowetel.com/codec2.html)."""
+    """Codec2 at 3.2 kbit/s, a parametric vocoder for 8 kHz speech (https://www.rowetel.com/codec2.html).
+
+    It keeps no phases, so that waveforms correlate anywhere within a pitch period; its delay of 20 ms is where STOI over
+    25 utterances is best (0.861; 0.860 at 18.75 and at 21.25 ms).
+    """
 
     names = ["codec2 3.2k"]
+    delay = RATE * 20 // 1000
 
     def missing(self) -> str | None:
         return None if shutil.which("c2enc") and shutil.which("c2dec") else "apt install codec2"
@@ -50,11 +54,14 @@ class Codec2:
             _run("c2enc", "3200", raw, bits)
             _run("c2dec", "3200", bits, out)
             decoded = np.fromfile(out, "<i2").astype(np.float32) / 32768
-        return resample(decoded[None], 8000, RATE)[0], 3200 * len(wav) / RATE
+        return _fit(resample(decoded[None], 8000, RATE)[0][self.delay :], len(wav)), 3200 * len(wav) / RATE
 
 
 class Opus:
-    """Opus (RFC 6716) by opusenc: default complexity, variable bitrate, 20 ms frames. Bits are without the Ogg container."""
+    """Opus (RFC 6716) by opusenc: default complexity, variable bitrate, 20 ms frames; opusdec takes the delay out.
+
+    Bits are without the Ogg container.
+    """
 
     names = ["opus 6k", "opus 9k", "opus 12k"]
 
@@ -71,11 +78,13 @@ class Opus:
             decoded = soundfile.read(out, dtype="float32")[0]
         measured = re.search(r"([\d.]+) kbit/s \(without overhead\)", log)
         rate = float(measured[1]) if measured else float(kbps)
-        return decoded, 1000 * rate * len(wav) / RATE
+        return _fit(decoded, len(wav)), 1000 * rate * len(wav) / RATE
 
 
 class Lyra:
     """Lyra v2 (SoundStream) from its TFLite files: 50 frames a second, 16, 30 or 46 stages of 4 bits.
+
+    It has no delay but the frame.
 
     folder: holds soundstream_encoder.tflite, quantizer.tflite and lyragan.tflite of https://github.com/google/lyra.
     """
@@ -101,14 +110,14 @@ class Lyra:
         encoder, quantizer, decoder = self._load()
         encode, decode = (quantizer.get_signature_runner(one) for one in ("encode", "decode"))
         stages = self.stages[name]
-        padded = np.pad(wav, (0, -len(wav) % self.hop + 2 * self.hop)).astype(np.float32)  # with room for the delay
+        padded = np.pad(wav, (0, -len(wav) % self.hop)).astype(np.float32)
         out = []
         for frame in padded.reshape(-1, 1, self.hop):
             features = _step(encoder, frame)  # (1, 1, 64)
             result = encode(input_frames=features, num_quantizers=np.int32(stages))
             codes = result["output_0"]  # (46, 1, 1), -1 where unused
             out.append(_step(decoder, decode(encoding_indices=codes)["output_0"])[0])
-        return np.concatenate(out), 4 * stages * len(wav) / self.hop
+        return _fit(np.concatenate(out), len(wav)), 4 * stages * len(wav) / self.hop
 
     def _load(self) -> tuple:
         from ai_edge_litert.interpreter import Interpreter
@@ -125,17 +134,9 @@ class Lyra:
         return self._nets
 
 
-def align(decoded: np.ndarray, wav: np.ndarray, max_delay: int = MAX_DELAY) -> np.ndarray:
-    """`decoded` moved by at most `max_delay` samples to where it correlates best with `wav`, and cut to its length."""
-    size = len(wav)
-    decoded = np.pad(decoded, (0, max(0, size - len(decoded))))
-    span = 1 << (size + len(decoded)).bit_length()
-    spectrum = np.fft.rfft(decoded, span) * np.conj(np.fft.rfft(wav, span))
-    correlation = np.fft.irfft(spectrum, span)  # at n: decoded is n samples late, modulo span
-    lags = np.arange(-max_delay, max_delay + 1)
-    lag = int(lags[np.argmax(correlation[lags % span])])
-    moved = decoded[lag:] if lag >= 0 else np.pad(decoded, (-lag, 0))
-    return np.pad(moved[:size], (0, max(0, size - len(moved)))).astype(np.float32)
+def _fit(decoded: np.ndarray, length: int) -> np.ndarray:
+    """Cut, or fill with silence, to `length` samples."""
+    return np.pad(decoded[:length], (0, max(0, length - len(decoded)))).astype(np.float32)
 
 
 def _step(net, frame: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ BOOTSTRAPS = 2000
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure, in plain values that go to other processes. ecapa and whisper: folders, or None for no such judge."""
+    """What to measure, in plain values for other processes. ecapa and whisper: folders, or None for no such judge."""
 
     models: tuple[str, ...]
     codebooks: tuple[int, ...]
@@ -81,7 +81,7 @@ class Bench:
         return result
 
     def coded(self, wav: np.ndarray) -> Iterator[tuple[str, np.ndarray, float]]:
-        """(system, what it decodes (T,), bits). Our models keep time; the delay of other codecs is taken out."""
+        """(system, what it decodes (T,), bits)."""
         for name, model in self.models.items():
             tokens = model.encode(wav, RATE)
             for k in self.plan.codebooks:
@@ -90,8 +90,7 @@ class Bench:
                     yield f"{model_label(name)} k={k}", decoded, model.bitrate(k) * len(wav) / RATE
         for peer in self.peers:
             for name in peer.names:
-                decoded, bits = peer.code(name, wav)
-                yield name, peers.align(decoded, wav), bits
+                yield name, *peer.code(name, wav)
 
 
 def make_peer(name: str, lyra: Path | None) -> peers.Peer:
@@ -167,7 +166,7 @@ def _measure(path: str) -> Utterance:
 
 
 def available(args: argparse.Namespace) -> Plan:
-    """The plan without the peers that are not installed; these are named with the remedy. Exits for a judge that is not."""
+    """The plan without peers that are not installed; these are named with the remedy. Exits for a judge that is not."""
     usable = []
     for name in args.peers:
         remedy = make_peer(name, args.lyra).missing()
