@@ -56,7 +56,7 @@ class ConvNeXtEncoderConfig:
     window: int = 640
     channels: int = 384
     hidden: int = 1152
-    blocks: int = 5
+    blocks: int = 4
     kernel_size: int = 7
 
 
@@ -68,7 +68,7 @@ class ConvNeXtDecoderConfig:
     window: int = 320
     channels: int = 384
     hidden: int = 1152
-    blocks: int = 5
+    blocks: int = 4
     upsample: int = 4
     fine_channels: int = 192
     fine_hidden: int = 576

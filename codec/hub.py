@@ -83,7 +83,7 @@ def find(name: str) -> Path:
         if missing:
             raise ConfigError(f"{name} holds no model: {' and '.join(missing)} missing")
         return path
-    if name.count("/") == 1 and not name.startswith((".", "/")):
+    if name.count("/") == 1 and not name.startswith((".", "/")) and not path.parent.is_dir():
         return _download(name)
     raise ConfigError(f"no model is named {name!r}: there is {', '.join(models()) or 'none'}, or give a directory")
 
@@ -92,7 +92,7 @@ def _download(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise ConfigError(f"{name} looks like a hub id, which needs: pip install huggingface_hub") from None
+        raise ConfigError(f"there is no folder {name}; if it is a hub id: pip install huggingface_hub") from None
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
     except Exception as error:  # any of a dozen network and hub errors

@@ -90,14 +90,17 @@ class ResidualVQ(nn.Module):
 
     # Training
 
-    def prepare_training(self, frames_per_step: int) -> None:
-        """Build the trainers of the codebooks. A code used less than a tenth of the average is restarted."""
+    def prepare_training(self, frames_per_step: int, synchronized: bool = False) -> None:
+        """Build the trainers of the codebooks. A code used less than a tenth of the average is restarted.
+
+        synchronized: statistics are summed over the processes of torch.distributed, and `frames_per_step` is all of theirs.
+        """
         from vector_quantize_pytorch import VectorQuantize
 
         self.stages = nn.ModuleList(
             VectorQuantize(
                 dim=self.dim, codebook_size=self.codebook_size, decay=self.decay, kmeans_init=True, kmeans_iters=10,
-                threshold_ema_dead_code=0.1 * frames_per_step / self.codebook_size,
+                threshold_ema_dead_code=0.1 * frames_per_step / self.codebook_size, sync_codebook=synchronized,
             )
             for _ in range(self.num_codebooks)
         )
@@ -126,6 +129,8 @@ class ResidualVQ(nn.Module):
         if self.stages is None:
             raise RuntimeError("this quantizer only encodes and decodes: call prepare_training() first")
         x = latents.transpose(1, 2).float()  # (B, T, dim)
+        if not torch.isfinite(x).all():  # before they get into the averages, from which they never leave
+            raise ValueError("latents are NaN or infinite: lower the learning rate, or look for such samples in the data")
         active = torch.full((x.shape[0],), self.num_codebooks, device=x.device) if active is None else active
         power = (x - x.mean((0, 1))).square().mean().detach() + 1e-8
         residual, total = x, torch.zeros_like(x)

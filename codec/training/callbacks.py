@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -37,7 +39,7 @@ class Checkpoints(lightning.Callback):
         self.save(trainer, module)
 
     def on_exception(self, trainer, module: CodecTraining, exception: BaseException) -> None:
-        if isinstance(exception, (KeyboardInterrupt, SystemExit)):  # the latter is what Lightning makes of SIGTERM
+        if isinstance(exception, SystemExit):  # what Lightning makes of SIGTERM, between two steps
             self.save(trainer, module)
 
     def save(self, trainer, module: CodecTraining) -> None:
@@ -133,6 +135,22 @@ class Validation(lightning.Callback):
                 )
 
 
+class Interrupt(lightning.Callback):
+    """The first Ctrl-C ends the run after its step, so that no checkpoint holds half of one; the second one kills it."""
+
+    def on_train_start(self, trainer, module) -> None:
+        def stop(*_: object) -> None:
+            trainer.should_stop = True
+            signal.signal(signal.SIGINT, self.previous)
+
+        if threading.current_thread() is threading.main_thread():
+            self.previous = signal.signal(signal.SIGINT, stop)
+
+    def on_train_end(self, trainer, module) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self.previous)
+
+
 class Deadline(lightning.Callback):
     """Stops after so many minutes; the checkpoint that follows resumes the run."""
 
@@ -143,7 +161,7 @@ class Deadline(lightning.Callback):
         self.end = time.monotonic() + 60 * self.minutes
 
     def on_train_batch_end(self, trainer, module, *args) -> None:
-        if time.monotonic() > self.end:
+        if trainer.strategy.reduce_boolean_decision(time.monotonic() > self.end, all=False):  # all processes at one step
             trainer.should_stop = True
 
 

@@ -26,8 +26,6 @@ from codec.training.losses import SpectralLosses
 from codec.training.recipe import Recipe
 from discriminators.losses import discriminator_loss, feature_matching_loss, generator_loss
 
-INIT_BATCHES = 12  # batches of latents on which the codebooks start by k-means
-
 
 class CodecTraining(lightning.LightningModule):
     """Trains `self.model`. Batches are crops (B, 1, T), one a step."""
@@ -40,11 +38,15 @@ class CodecTraining(lightning.LightningModule):
         torch.manual_seed(recipe.run.seed)
         self.model = Codec(recipe.model)
         crop_frames = round(recipe.data.crop_seconds * recipe.model.sample_rate) // recipe.model.frame_size
-        self.model.quantizer.prepare_training(recipe.data.batch_size * crop_frames)
+        processes = recipe.run.devices * recipe.run.nodes
+        self.model.quantizer.prepare_training(processes * recipe.data.batch_size * crop_frames, synchronized=processes > 1)
         if recipe.init:
             self._start_from(hub.load(recipe.init))
         entries = recipe.adversary.discriminators
         self.discriminator = discriminators.build_all(entries) if entries else None
+        if entries and self._judged_samples(recipe) < self.discriminator.min_samples:
+            raise ConfigError(f"adversary.crop_seconds={recipe.adversary.crop_seconds} is too short for these discriminators: "
+                              f"they need {self.discriminator.min_samples} samples")
         self.spectral = SpectralLosses(recipe.model.sample_rate, recipe.loss.spectral)
         self.ema = EMA(self.model, recipe.schedule.ema)
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
@@ -86,7 +88,7 @@ class CodecTraining(lightning.LightningModule):
         for optimizer, rate in zip(optimizers, (schedule.learning_rate, adversary.learning_rate)):
             for group in optimizer.param_groups:
                 group["lr"] = rate * self.rate_factor(step)
-        quantize = step >= schedule.quantize_from
+        quantize = step >= schedule.quantize_from or self.model.quantizer.initialized
         if quantize and not self.model.quantizer.initialized:
             self._initialize_codebooks()
         judged = self.discriminator is not None and step >= adversary.start and step % adversary.every == 0
@@ -115,8 +117,7 @@ class CodecTraining(lightning.LightningModule):
             objective = objective + self.recipe.loss.commitment * output.losses["commitment"]
         optimizers[0].zero_grad(set_to_none=True)
         self.manual_backward(objective)
-        norm = self._clip(self.model)
-        optimizers[0].step()
+        norm = self._clipped_step(self.model, optimizers[0])
         self.step = step + 1
         self.steps_done.fill_(self.step)
         self.ema.update(self.model, step)
@@ -126,24 +127,25 @@ class CodecTraining(lightning.LightningModule):
         loss = discriminator_loss(self.discriminator(real), self.discriminator(fake), self.recipe.adversary.kind)
         optimizer.zero_grad(set_to_none=True)
         self.manual_backward(loss)
-        self._clip(self.discriminator)
-        optimizer.step()
+        self._clipped_step(self.discriminator, optimizer)
         self.log("discriminator", loss.detach())
 
-    def _clip(self, network: torch.nn.Module) -> Tensor:
-        """Clip the gradient's norm; a gradient that is not finite is dropped, so that one bad batch does no harm."""
-        parameters = [p for p in network.parameters() if p.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.schedule.clip)
-        if not torch.isfinite(norm):
-            for parameter in parameters:
-                parameter.grad.zero_()
+    def _clipped_step(self, network: torch.nn.Module, optimizer: Any) -> Tensor:
+        """Clip the gradient's norm and update; a gradient that is not finite is dropped, so that one bad batch does no harm."""
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), self.recipe.schedule.clip)
+        if torch.isfinite(norm):
+            optimizer.step()
         return norm
 
     def _sub_crops(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         """The same random excerpt of both (B, 1, T): discriminators cost more than the codec."""
-        length = min(real.shape[-1], round(self.recipe.adversary.crop_seconds * self.recipe.model.sample_rate))
+        length = min(real.shape[-1], self._judged_samples(self.recipe))
         start = int(torch.randint(0, real.shape[-1] - length + 1, ()))
         return real[..., start : start + length], fake[..., start : start + length]
+
+    @staticmethod
+    def _judged_samples(recipe: Recipe) -> int:
+        return round(min(recipe.adversary.crop_seconds, recipe.data.crop_seconds) * recipe.model.sample_rate)
 
     def _active(self, batch: int) -> Tensor:
         """Quantizer dropout: codebooks (B,) of each item. A share `full_rate` uses all, the rest 1..K by weight."""
@@ -155,9 +157,8 @@ class CodecTraining(lightning.LightningModule):
 
     @torch.no_grad()
     def _initialize_codebooks(self) -> None:
-        latents = [
-            self.model.encoder(self.batches(2**31 + index, 0).to(self.device))[0].float() for index in range(INIT_BATCHES)
-        ]
+        steps = range(2**31, 2**31 + self.recipe.schedule.init_batches)  # of the data: none that training will see
+        latents = [self.model.encoder(self.batches(step, 0).to(self.device))[0].float() for step in steps]
         self.model.quantizer.initialize(torch.cat(latents))
 
     # Records
@@ -178,6 +179,8 @@ class CodecTraining(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.ema.load_state_dict(checkpoint["ema"])
         self.step = int(checkpoint["state_dict"]["steps_done"])
+        # For Lightning a run that ended by its steps or its time has finished its epoch; ours can always go on.
+        checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"].update(processed=0, completed=0)
 
 
 def _hash(*numbers: int) -> int:

@@ -9,13 +9,16 @@ from typing import Any
 
 import codec
 from codec.config import CodecConfig, ConfigError, build
+from discriminators.losses import KINDS
 
 RECIPES = [Path(codec.__file__).parent / "recipes", Path(codec.__file__).parent.parent / "recipes"]
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """train: folder, manifest.json or jsonl of audio. valid: the same for validation, or empty for none."""
+    """train: folder or manifest of audio (of a manifest that has splits, `train`). valid: the same for validation (`eval`),
+    or empty for none. cache, group_power, gain_db and tilt: see `codec.training.data.SpeechCrops`.
+    """
 
     train: str = ""
     valid: str = ""
@@ -24,6 +27,9 @@ class DataConfig:
     crop_seconds: float = 1.0
     workers: int = 1
     valid_items: int = 8
+    group_power: float = 0.5
+    gain_db: tuple[float, ...] = (-20.0, 0.0)
+    tilt: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,8 @@ class ScheduleConfig:
     """Everything that depends on the step, where one step is one update of the generator.
 
     The learning rate warms up, stays, and decays by a cosine over the last `decay` of the steps to `final` of itself.
-    Until `quantize_from` the latents pass unquantized; then the codebooks start by k-means.
+    Until `quantize_from` the latents pass unquantized; then the codebooks start by k-means on `init_batches`. A share
+    `full_rate` of the items uses all codebooks, the others 1, 2, ... with `dropout_weights`.
     """
 
     steps: int = 100_000
@@ -64,6 +71,7 @@ class ScheduleConfig:
     decay: float = 0.3
     final: float = 0.02
     quantize_from: int = 200
+    init_batches: int = 12
     full_rate: float = 0.5
     dropout_weights: tuple[float, ...] = (2.0, 1.0, 2.0, 1.0, 1.0, 2.0, 1.0, 1.0)
     ema: float = 0.999
@@ -83,7 +91,6 @@ class RunConfig:
     nodes: int = 1
     precision: str = "auto"
     threads: int = 0
-    compile: bool = False
     checkpoint_every: int = 500
     valid_every: int = 1000
     log_every: int = 50
@@ -154,6 +161,8 @@ def _check(recipe: Recipe) -> None:
         ("data.batch_size", recipe.data.batch_size), ("schedule.steps", recipe.schedule.steps),
         ("adversary.every", recipe.adversary.every), ("run.checkpoint_every", recipe.run.checkpoint_every),
         ("run.log_every", recipe.run.log_every), ("run.valid_every", recipe.run.valid_every),
+        ("run.devices", recipe.run.devices), ("run.nodes", recipe.run.nodes), ("data.valid_items", recipe.data.valid_items),
+        ("schedule.init_batches", recipe.schedule.init_batches),
     ):
         if value < 1:
             raise ConfigError(f"{where}={value} must be at least 1")
@@ -162,6 +171,13 @@ def _check(recipe: Recipe) -> None:
     weights = recipe.schedule.dropout_weights
     if len(weights) != recipe.model.quantizer.num_codebooks or min(weights) < 0 or sum(weights) <= 0:
         raise ConfigError("schedule.dropout_weights needs one weight >= 0 for each codebook, not all 0")
+    for where, entries in (("loss.spectral", recipe.loss.spectral), ("adversary.discriminators", recipe.adversary.discriminators)):
+        if not all(isinstance(entry, dict) and isinstance(entry.get("options") or {}, dict) for entry in entries):
+            raise ConfigError(f"{where} is a list of mappings like {{name: ..., options: {{...}}}}")
+    if recipe.adversary.kind not in KINDS:
+        raise ConfigError(f"adversary.kind={recipe.adversary.kind}: it is {' or '.join(KINDS)}")
+    if len(recipe.data.gain_db) != 2:
+        raise ConfigError("data.gain_db are two numbers, the lowest and the highest")
     if len(recipe.schedule.adam_betas) != 2:
         raise ConfigError("schedule.adam_betas are two numbers")
     if recipe.run.precision not in ("auto", "32-true", "bf16-mixed"):
@@ -190,6 +206,15 @@ def _override(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise ConfigError(f"{key}: {parent} is a value, not a section")
     try:
-        values[last] = yaml.safe_load(text) if text else ""
+        values[last] = _number(yaml.safe_load(text)) if text else ""
     except yaml.YAMLError:
         raise ConfigError(f"{override!r}: the value is no YAML") from None
+
+
+def _number(value: Any) -> Any:
+    """PyYAML takes 1e-4 and 1e3 for words, YAML 1.2 and everybody else for numbers."""
+    try:
+        number = float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+    return int(number) if isinstance(value, str) and number.is_integer() else number

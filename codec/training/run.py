@@ -23,7 +23,9 @@ def train(recipe: Recipe, progress: bool = True) -> Path:
         import lightning
     except ImportError as error:
         raise ConfigError(f'training needs more packages ({error}): pip install "neural-codec-toolkit[train]"') from None
-    from codec.training.callbacks import LAST, Checkpoints, Deadline, Validation
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from codec.training.callbacks import LAST, Checkpoints, Deadline, Interrupt, Validation
     from codec.training.data import SpeechCrops
     from codec.training.module import CodecTraining
 
@@ -34,24 +36,27 @@ def train(recipe: Recipe, progress: bool = True) -> Path:
         torch.set_num_threads(run.threads)
     directory = Path(run.out) / recipe.model.name
     directory.mkdir(parents=True, exist_ok=True)
-    _keep_model(recipe, directory)
+    _keep_settings(recipe, directory)
     crops = SpeechCrops(
         recipe.data.train, recipe.model.sample_rate, _crop_samples(recipe), recipe.data.batch_size, seed=run.seed,
-        cache=recipe.data.cache,
+        cache=recipe.data.cache, group_power=recipe.data.group_power, gain_db=recipe.data.gain_db, tilt=recipe.data.tilt,
     )
     module = CodecTraining(recipe, crops.batch)
-    callbacks = [Checkpoints(directory, run.checkpoint_every)]
+    callbacks = [Checkpoints(directory, run.checkpoint_every), Interrupt()]
     if recipe.data.valid:
         callbacks.insert(0, Validation(directory, run.valid_every, _validation_items(recipe)))
     if run.max_minutes:
         callbacks.append(Deadline(run.max_minutes))
-    trainer = lightning.Trainer(
-        accelerator=run.accelerator, devices=run.devices, num_nodes=run.nodes, max_epochs=1,
-        strategy="ddp_find_unused_parameters_true" if run.devices * run.nodes > 1 else "auto",
-        precision=_precision(run.precision), logger=_loggers(directory, run.log_every), callbacks=callbacks,
-        enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=progress,
-        log_every_n_steps=run.log_every, use_distributed_sampler=False,
-    )
+    try:
+        trainer = lightning.Trainer(
+            accelerator=run.accelerator, devices=run.devices, num_nodes=run.nodes, max_epochs=1,
+            strategy="ddp_find_unused_parameters_true" if run.devices * run.nodes > 1 else "auto",
+            precision=_precision(run.precision), logger=_loggers(directory, run.log_every), callbacks=callbacks,
+            enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=progress,
+            log_every_n_steps=run.log_every, use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise ConfigError(f"run.accelerator={run.accelerator}, run.devices={run.devices}: {error}") from None
     data = _step_data(recipe, crops, module)
     last = directory / LAST
     with warnings.catch_warnings():
@@ -95,12 +100,17 @@ def _crop_samples(recipe: Recipe) -> int:
     return frames * recipe.model.frame_size
 
 
-def _keep_model(recipe: Recipe, directory: Path) -> None:
-    """Note the model's configuration beside its checkpoints; refuse to resume another one."""
-    path, own = directory / "recipe-model.json", json.dumps(recipe.model.to_dict(), indent=2)
-    if path.exists() and path.read_text() != own and (directory / "last.ckpt").exists():
-        raise ConfigError(f"{directory} holds a run of another model configuration: choose another run.out or model.name")
-    path.write_text(own)
+def _keep_settings(recipe: Recipe, directory: Path) -> None:
+    """Note beside the checkpoint what it belongs to; refuse to resume with another model, discriminators or init."""
+    settings = {
+        "model": recipe.model.to_dict(), "discriminators": recipe.adversary.discriminators, "init": recipe.init,
+    }
+    path, text = directory / "settings.json", json.dumps(settings, indent=2)
+    if (directory / "last.ckpt").exists() and path.exists() and path.read_text() != text:
+        kept = json.loads(path.read_text())
+        changed = " and ".join(key for key in settings if kept.get(key) != json.loads(text)[key])
+        raise ConfigError(f"{directory} holds a run with another {changed}: choose another model.name or run.out")
+    path.write_text(text)
 
 
 def _precision(wanted: str) -> str:
