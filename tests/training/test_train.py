@@ -76,6 +76,53 @@ def test_resumed_equals_uninterrupted_bitwise(data, tmp_path, stop):
     assert resumed["state_dict"]["steps_done"] == 8
 
 
+def test_a_finished_run_goes_on(data, tmp_path):
+    """Ended by its steps, ended by its time: raising the limit continues, and the result is that of one run."""
+    parts = tiny.recipe(data, tmp_path / "parts")
+    parts["schedule"]["decay"] = 0.0  # which follows the number of steps
+    assert run(parts, steps=3)["state_dict"]["steps_done"] == 3
+    timed = {**parts, "run": {**parts["run"], "max_minutes": 1e-9}}
+    assert run(timed)["state_dict"]["steps_done"] == 4
+    whole = tiny.recipe(data, tmp_path / "whole")
+    whole["schedule"]["decay"] = 0.0
+    whole, parts = run(whole), run(parts)
+    for part in ("state_dict", "optimizer_states", "ema"):
+        assert_same(whole[part], parts[part], part)
+
+
+def test_ctrl_c_ends_after_the_step(data, tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny.recipe(data, tmp_path)))
+    program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from codec.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "train", str(path), "schedule.steps=100000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for_steps(tmp_path / "tiny/logs/version_0/metrics.csv")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+    state = torch.load(tmp_path / "tiny/last.ckpt", weights_only=True)
+    step = int(state["state_dict"]["steps_done"])
+    generator, discriminator = state["optimizer_states"]
+    assert {int(s["step"]) for s in generator["state"].values()} == {step}
+    assert {int(s["step"]) for s in discriminator["state"].values()} == {len(range(4, step, 2))}
+
+
+def test_a_batch_of_nan_spoils_nothing(data, tmp_path):
+    """A gradient that is not finite is dropped; latents that are not finite end the run before the codebooks see them."""
+    from codec.training.module import CodecTraining
+
+    module = CodecTraining(recipes.from_dict(tiny.recipe(data, tmp_path)))
+    optimizer = torch.optim.AdamW(module.model.parameters())
+    before = {name: value.clone() for name, value in module.model.state_dict().items()}
+    for parameter in module.model.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    module._clipped_step(module.model, optimizer)
+    assert_same(before, dict(module.model.state_dict()))
+    with pytest.raises(ValueError, match="lower the learning rate"):
+        module.model(torch.full((2, 1, 1600), float("nan")))
+    assert_same(before, dict(module.model.state_dict()))
+
+
 def test_two_processes_train_together(data, tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny.recipe(data, tmp_path)))
@@ -134,9 +181,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(data, tmp_path):
     path.write_text(yaml.safe_dump(tiny.recipe(data, tmp_path)))
     command = [sys.executable, "-m", "codec", "train", str(path)]
     process = subprocess.Popen([*command, "schedule.steps=100000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    log, deadline = tmp_path / "tiny/logs/version_0/metrics.csv", time.monotonic() + 120
-    while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 3):
-        time.sleep(0.2)
+    wait_for_steps(tmp_path / "tiny/logs/version_0/metrics.csv")
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=60)
     step = int(torch.load(tmp_path / "tiny/last.ckpt", weights_only=True)["state_dict"]["steps_done"])
@@ -181,8 +226,15 @@ def test_another_model_does_not_resume(data, tmp_path):
     values = tiny.recipe(data, tmp_path)
     run(values, steps=2)
     values["model"]["dim"] = 12
-    with pytest.raises(ConfigError, match="another model configuration"):
+    with pytest.raises(ConfigError, match="another model:"):
         train(recipes.from_dict(values), progress=False)
+
+
+def test_init_does_not_resume_a_run_without_it(data, tmp_path):
+    values = tiny.recipe(data, tmp_path)
+    run(values, steps=2)
+    with pytest.raises(ConfigError, match="another init:"):
+        train(recipes.from_dict({**values, "init": "elsewhere"}), progress=False)
 
 
 @pytest.mark.parametrize(("override", "message"), [
@@ -195,6 +247,12 @@ def test_another_model_does_not_resume(data, tmp_path):
     ("run.precision=fp4", "bf16-mixed"),
     ("data.crop_seconds=0.001", "shorter than one frame"),
     ("loss.spectral=[]", "at least one"),
+    ("loss.spectral=[5]", "list of mappings"),
+    ("adversary.kind=wgan", "hinge or least_squares"),
+    ("adversary.discriminators=[{name: mpd, options: 3}]", "list of mappings"),
+    ("run.devices=0", "at least 1"),
+    ("data.valid_items=0", "at least 1"),
+    ("data.batch_size=1.5", "must be int"),
     ("model.name=../../etc", "name"),
 ])
 def test_bad_settings_are_named(override, message):
@@ -202,11 +260,31 @@ def test_bad_settings_are_named(override, message):
         recipes.load("speech_16k", [override])
 
 
+def test_numbers_with_exponents_are_numbers():
+    recipe = recipes.load("speech_16k", ["schedule.learning_rate=1e-4", "schedule.steps=1e5", "data.gain_db=[-6, 0]"])
+    assert recipe.schedule.learning_rate == 1e-4 and recipe.schedule.steps == 100_000 and recipe.data.gain_db == (-6.0, 0.0)
+
+
+def test_a_crop_too_short_for_the_discriminators_is_said_at_the_start(data, tmp_path):
+    from codec.training.module import CodecTraining
+
+    values = tiny.recipe(data, tmp_path)
+    values["adversary"]["crop_seconds"] = 0.001
+    with pytest.raises(ConfigError, match="adversary.crop_seconds"):
+        CodecTraining(recipes.from_dict(values))
+
+
 def test_command_line_errors_are_one_line(capsys, tmp_path):
     for arguments in (["speech_16k"], ["nothing_16k"], ["speech_16k", f"data.train={tmp_path}", f"run.out={tmp_path}"]):
         assert main(["train", *arguments]) == 1
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("codec: ")
+
+
+def wait_for_steps(log) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 6):
+        time.sleep(0.1)
 
 
 def rows(path) -> list[dict]:
