@@ -36,8 +36,8 @@ class Peer(Protocol):
 class Codec2:
     """Codec2 at 3.2 kbit/s, a parametric vocoder for 8 kHz speech (https://www.rowetel.com/codec2.html).
 
-    It keeps no phases, so that waveforms correlate anywhere within a pitch period; its delay of 20 ms is where STOI over
-    25 utterances is best (0.861; 0.860 at 18.75 and at 21.25 ms).
+    It keeps no phases, so that waveforms correlate anywhere within a pitch period. Its delay of 20 ms is where STOI is
+    best: 0.861 over 25 utterances, 0.860 at 18.75 and at 21.25 ms.
     """
 
     names = ["codec2 3.2k"]
