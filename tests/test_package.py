@@ -19,6 +19,7 @@ import codec, codec.hub, discriminators, quantizers
 from codec.training import recipe
 assert "site" in codec.__file__, codec.__file__
 assert recipe.names() and recipe.load(recipe.names()[0])
+assert "speech-16k" in codec.models()
 for name in codec.models():
     model = codec.load(name)
     assert model.decode(model.encode([0.0] * 1000)).shape == (1, 1, 1000)

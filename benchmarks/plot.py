@@ -1,0 +1,46 @@
+"""Rate-quality curves from the JSON of quality.py.
+
+    python benchmarks/plot.py results.json docs/quality.png        needs: pip install matplotlib
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+
+def curves(systems: dict[str, dict], metric: str) -> dict[str, list[tuple[float, float, float, float]]]:
+    """(kbit/s, mean, low, high) by codec, where a row is named `codec variant`."""
+    lines: dict[str, list] = {}
+    for name, row in systems.items():
+        one = row["metrics"][metric]
+        lines.setdefault(name.split()[0], []).append((row["kbps"], one["mean"], one["low"], one["high"]))
+    return {codec: sorted(points) for codec, points in lines.items()}
+
+
+def main(results: Path, target: Path, metrics: tuple[str, ...] = ("PESQ-wb", "STOI")) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    systems = json.loads(results.read_text())["systems"]
+    figure, axes = plt.subplots(1, len(metrics), figsize=(10, 4), constrained_layout=True)
+    for axis, metric in zip(axes, metrics):
+        for codec, points in curves(systems, metric).items():
+            rate, mean, low, high = zip(*points)
+            (line,) = axis.plot(rate, mean, marker="o", label=codec)
+            axis.fill_between(rate, low, high, alpha=0.15, color=line.get_color())
+        axis.set(xlabel="kbit/s", ylabel=metric, xscale="log", xticks=(0.5, 1, 2, 4, 8, 12))
+        axis.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(target, dpi=110)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
