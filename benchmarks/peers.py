@@ -95,7 +95,6 @@ class Lyra:
 
     def __init__(self, folder: Path | None):
         self.folder = folder
-        self._nets = None
 
     def missing(self) -> str | None:
         if self.folder is None:
@@ -119,19 +118,17 @@ class Lyra:
             out.append(_step(decoder, decode(encoding_indices=codes)["output_0"])[0])
         return _fit(np.concatenate(out), len(wav)), 4 * stages * len(wav) / self.hop
 
-    def _load(self) -> tuple:
+    def _load(self) -> list:
+        """The three networks anew: `reset_all_variables` leaves some of the last file in them."""
         from ai_edge_litert.interpreter import Interpreter
 
-        if self._nets is None:
-            self._nets = tuple(
-                Interpreter(str(self.folder / f"{part}.tflite"), num_threads=1)
-                for part in ("soundstream_encoder", "quantizer", "lyragan")
-            )
-            for net in self._nets:
-                net.allocate_tensors()
-        for net in self._nets:
-            net.reset_all_variables()  # every file starts from silence
-        return self._nets
+        nets = [
+            Interpreter(str(self.folder / f"{part}.tflite"), num_threads=1)
+            for part in ("soundstream_encoder", "quantizer", "lyragan")
+        ]
+        for net in nets:
+            net.allocate_tensors()
+        return nets
 
 
 def _fit(decoded: np.ndarray, length: int) -> np.ndarray:
