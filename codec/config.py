@@ -78,12 +78,12 @@ class ConvNeXtDecoderConfig:
 
 
 @dataclass(frozen=True)
-class SEANetEncoderConfig:
-    """`codec.backbones.seanet.SEANetEncoder`: strides multiply to the frame size."""
+class _SEANetConfig:
+    """What SEANet's two halves share: `strides` multiply to the frame size."""
 
     name: str = "seanet"
     channels: int = 32
-    strides: tuple[int, ...] = (2, 4, 5, 8)
+    strides: tuple[int, ...] = ()
     kernel_size: int = 7
     residual_kernel_size: int = 3
     residual_layers: int = 1
@@ -92,17 +92,17 @@ class SEANetEncoderConfig:
 
 
 @dataclass(frozen=True)
-class SEANetDecoderConfig:
-    """`codec.backbones.seanet.SEANetDecoder`: strides multiply to the frame size."""
+class SEANetEncoderConfig(_SEANetConfig):
+    """`codec.backbones.seanet.SEANetEncoder`."""
 
-    name: str = "seanet"
-    channels: int = 32
+    strides: tuple[int, ...] = (2, 4, 5, 8)
+
+
+@dataclass(frozen=True)
+class SEANetDecoderConfig(_SEANetConfig):
+    """`codec.backbones.seanet.SEANetDecoder`."""
+
     strides: tuple[int, ...] = (8, 5, 4, 2)
-    kernel_size: int = 7
-    residual_kernel_size: int = 3
-    residual_layers: int = 1
-    dilation_base: int = 2
-    lstm_layers: int = 2
 
 
 @dataclass(frozen=True)
