@@ -1,26 +1,16 @@
 """Vector quantizers behind one interface; knows nothing of the codec.
 
-Latents are (B, dim, T), codes (B, K, T) int64.
+    quantizer = quantizers.build("rvq", dim=64, num_codebooks=8, codebook_size=1024)
+    codes = quantizer.encode(latents)         # latents (B, dim, T), codes (B, K, T) int64
+    latents = quantizer.decode(codes[:, :4])  # the first 4 codebooks
+    output = quantizer(latents)               # training: quantized, codes, losses, stats
+
+Encoding and decoding need torch alone; `vector_quantize_pytorch` is imported when a method that it trains is trained.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from quantizers.base import Quantizer, QuantizerOutput
+from quantizers.registry import available, build
 
-from torch import nn
-
-_FAMILIES = ("rvq",)
-
-
-def available() -> tuple[str, ...]:
-    """Names that `build` knows."""
-    return _FAMILIES
-
-
-def build(name: str, dim: int, num_codebooks: int, codebook_size: int, **options: Any) -> nn.Module:
-    """Build the quantizer family `name` for latents (B, dim, T). Raises ValueError for an unknown name."""
-    if name == "rvq":
-        from quantizers.rvq import ResidualVQ
-
-        return ResidualVQ(dim, num_codebooks, codebook_size, **options)
-    raise ValueError(f"no quantizer is named {name!r}; there is {', '.join(_FAMILIES)}")
+__all__ = ["Quantizer", "QuantizerOutput", "available", "build"]

@@ -1,0 +1,51 @@
+"""Quantizers by name. A new family adds one line here."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+from quantizers.base import Quantizer
+
+FAMILIES = {
+    "rvq": ("rvq", "ResidualVQ"),
+    "grouped_rvq": ("grouped_rvq", "GroupedResidualVQ"),
+    "factorized_rvq": ("factorized_rvq", "FactorizedResidualVQ"),
+    "split_rvq": ("split_rvq", "SplitResidualVQ"),
+    "multiscale_rvq": ("multiscale_rvq", "MultiScaleResidualVQ"),
+    "single": ("single", "SingleVQ"),
+    "product": ("product", "ProductVQ"),
+    "fsq": ("fsq", "FSQ"),
+    "residual_fsq": ("fsq", "ResidualFSQ"),
+    "lfq": ("lfq", "LFQ"),
+    "bsq": ("lfq", "BSQ"),
+    "simvq": ("simvq", "SimVQ"),
+    "random_projection": ("random_projection", "RandomProjectionQuantizer"),
+    "kmeans": ("kmeans", "KMeansQuantizer"),
+    "mvq": ("mvq", "MultiCodebookVQ"),
+}
+
+
+def available() -> tuple[str, ...]:
+    """Names that `build` knows."""
+    return tuple(FAMILIES)
+
+
+def family(name: str) -> type[Quantizer]:
+    """The class of that name. Raises ValueError for a name that is not there."""
+    if name not in FAMILIES:
+        raise ValueError(f"no quantizer is named {name!r}; there is {', '.join(FAMILIES)}")
+    module, cls = FAMILIES[name]
+    return getattr(importlib.import_module(f"quantizers.{module}"), cls)
+
+
+def build(name: str, dim: int, num_codebooks: int, codebook_size: int, **options: Any) -> Quantizer:
+    """Build the quantizer `name` for latents (B, dim, T). Raises ValueError for a name, an option or a value that it
+    has not."""
+    cls = family(name)
+    known = [p for p in inspect.signature(cls).parameters if p not in ("dim", "num_codebooks", "codebook_size")]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise ValueError(f"quantizer {name!r} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}")
+    return cls(dim=dim, num_codebooks=num_codebooks, codebook_size=codebook_size, **options)

@@ -1,0 +1,33 @@
+"""Products of many rows with one matrix, the inner loop of every search, with rows that do not see each other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# A CPU sums products in another order when the rows that a thread gets leave a remainder, and for few columns: such
+# products are padded, so that a frame has the same result alone and among many.
+ROW_MULTIPLE, MANY_ROWS, FEW_COLUMNS = 8, 256, 16
+
+
+def products(rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+    """rows (N, d) @ matrix (d, M) + bias (M,), float32, each row bitwise as if it were alone."""
+    count, columns = rows.shape[0], matrix.shape[1]
+    if count < MANY_ROWS and count % ROW_MULTIPLE:
+        rows = F.pad(rows, (0, 0, 0, -count % ROW_MULTIPLE))
+    if columns < FEW_COLUMNS:
+        matrix = F.pad(matrix, (0, FEW_COLUMNS - columns))
+        bias = None if bias is None else F.pad(bias, (0, FEW_COLUMNS - columns))
+    result = rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
+    return result[:count, :columns]
+
+
+def nearest(rows: Tensor, codebook: Tensor, half_norms: Tensor | None = None) -> Tensor:
+    """Index (N,) of the vector of codebook (M, d) with the least squared distance to each of rows (N, d), the first of
+    equals.
+
+    |r - c|^2 = |r|^2 - 2 r.c + |c|^2, of which |r|^2 is the same for every c. half_norms (M,): |c|^2 / 2, where known.
+    """
+    half_norms = 0.5 * codebook.square().sum(1) if half_norms is None else half_norms
+    return products(rows, codebook.T, -half_norms).argmax(1)
