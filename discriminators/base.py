@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,11 @@ class DiscriminatorOutput(NamedTuple):
 class Discriminator(nn.Module):
     """Base of the families: ``forward(wav)`` with wav (B, 1, T) gives a :class:`DiscriminatorOutput`.
 
-    A family sets ``min_samples`` (the shortest T that it can judge) and implements ``judge``.
+    A family sets ``min_samples`` (the shortest T that it can judge) and implements ``judge``. ``PUBLISHED`` has, by
+    system, the options that give the sizes of its paper; the defaults are smaller, for training on a CPU.
     """
 
+    PUBLISHED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     min_samples: int = 1
 
     def forward(self, wav: Tensor) -> DiscriminatorOutput:
@@ -62,6 +65,29 @@ class DiscriminatorSet(Discriminator):
             logits += output.logits
             features += output.features
         return DiscriminatorOutput(logits, features)
+
+
+def judge_all(judges: nn.ModuleList, wav: Tensor) -> DiscriminatorOutput:
+    """Each sub-discriminator, which gives (logits, features), on the same input."""
+    outputs = [judge(wav) for judge in judges]
+    return DiscriminatorOutput([logits for logits, _ in outputs], [features for _, features in outputs])
+
+
+def check_positive(family: str, **options: int | Sequence[int]) -> None:
+    """Raise ValueError for an option that is not a positive whole number, or not a list of at least one of them."""
+    for name, value in options.items():
+        listed = isinstance(value, Sequence) and not isinstance(value, str)
+        numbers = value if listed else [value]
+        if not numbers or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in numbers):
+            wanted = "a list of whole numbers above 0" if listed else "a whole number above 0"
+            raise ValueError(f"discriminator {family!r}: {name} is {value!r}; give {wanted}")
+
+
+def conv1d(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Module:
+    """A 1-D convolution with weight norm (Salimans and Kingma 2016) and 'same' padding before the stride; odd kernels
+    only."""
+    layer = nn.Conv1d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups)
+    return torch.nn.utils.parametrizations.weight_norm(layer)
 
 
 def conv2d(

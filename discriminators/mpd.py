@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from discriminators.base import Discriminator, DiscriminatorOutput, conv2d
+from discriminators.base import Discriminator, DiscriminatorOutput, check_positive, conv2d, judge_all
 
 
 class MultiPeriodDiscriminator(Discriminator):
@@ -18,7 +18,8 @@ class MultiPeriodDiscriminator(Discriminator):
     Source: Kong et al., "HiFi-GAN", 2020, section 2.3 (there: channels 32, 128, 512, 1024, 1024).
 
     periods       primes, so that the judges overlap as little as possible.
-    channels      width of the first layer; it doubles with every layer up to
+    channels      width of the first layer; it grows with every layer by
+    growth        (HiFi-GAN: 4) up to
     max_channels  the width of the deepest layers.
 
     In: wav (B, 1, T), T >= the longest period (reflected at its end to a whole number of rows). Out, per period: logits
@@ -26,24 +27,32 @@ class MultiPeriodDiscriminator(Discriminator):
     period, forward.
     """
 
-    def __init__(self, periods: Sequence[int] = (2, 3, 5, 7, 11), channels: int = 16, max_channels: int = 128) -> None:
+    PUBLISHED = {"HiFi-GAN": {"channels": 32, "growth": 4, "max_channels": 1024}}
+
+    def __init__(
+        self,
+        periods: Sequence[int] = (2, 3, 5, 7, 11),
+        channels: int = 16,
+        max_channels: int = 128,
+        growth: int = 2,
+    ) -> None:
         super().__init__()
-        self.judges = nn.ModuleList(PeriodDiscriminator(period, channels, max_channels) for period in periods)
+        check_positive("mpd", periods=periods, channels=channels, max_channels=max_channels, growth=growth)
+        self.judges = nn.ModuleList(PeriodDiscriminator(period, channels, max_channels, growth) for period in periods)
         self.min_samples = max(periods)
         self.to(memory_format=torch.channels_last)
 
     def judge(self, wav: Tensor) -> DiscriminatorOutput:
-        outputs = [judge(wav) for judge in self.judges]
-        return DiscriminatorOutput([logits for logits, _ in outputs], [features for _, features in outputs])
+        return judge_all(self.judges, wav)
 
 
 class PeriodDiscriminator(nn.Module):
     """One period of :class:`MultiPeriodDiscriminator`."""
 
-    def __init__(self, period: int, channels: int, max_channels: int) -> None:
+    def __init__(self, period: int, channels: int, max_channels: int, growth: int) -> None:
         super().__init__()
         self.period = period
-        widths = [1] + [min(channels * 2**i, max_channels) for i in range(5)]
+        widths = [1] + [min(channels * growth**i, max_channels) for i in range(5)]
         strides = (3, 3, 3, 3, 1)
         self.layers = nn.ModuleList(
             conv2d(n_in, n_out, (5, 1), stride=(stride, 1)) for n_in, n_out, stride in zip(widths, widths[1:], strides)

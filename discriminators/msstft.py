@@ -8,14 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from discriminators.base import Discriminator, DiscriminatorOutput, conv2d
+from discriminators.base import Discriminator, DiscriminatorOutput, check_positive, conv2d, judge_all
+from discriminators.stft import ComplexSTFT, check_windows
 
 
 class MultiScaleSTFTDiscriminator(Discriminator):
     """One convolutional judge per STFT resolution, looking at real and imaginary parts (MS-STFT of EnCodec).
 
     Source: Défossez et al., "High Fidelity Neural Audio Compression", 2022, section 3.4 (there: five resolutions, 32
-    channels, no compression).
+    channels, no compression). Layers, spectrograms and slopes are those of its code, but that all convolutions have
+    weight norm, there all but the first.
 
     n_ffts       window lengths in samples; the hop is a quarter of each.
     channels     width of every hidden layer.
@@ -29,6 +31,8 @@ class MultiScaleSTFTDiscriminator(Discriminator):
     channels-last, which on a CPU in bfloat16 is two to four times as fast as the default layout.
     """
 
+    PUBLISHED = {"EnCodec": {"n_ffts": (2048, 1024, 512, 256, 128), "channels": 32, "compression": 1.0}}
+
     def __init__(
         self,
         n_ffts: Sequence[int] = (1024, 512, 256),
@@ -37,13 +41,14 @@ class MultiScaleSTFTDiscriminator(Discriminator):
         compression: float = 0.3,
     ) -> None:
         super().__init__()
+        check_positive("msstft", n_ffts=n_ffts, channels=channels, dilations=dilations)
+        check_windows("msstft", n_ffts)
         self.scales = nn.ModuleList(STFTDiscriminator(n_fft, channels, dilations, compression) for n_fft in n_ffts)
         self.min_samples = max(n_ffts)
         self.to(memory_format=torch.channels_last)
 
     def judge(self, wav: Tensor) -> DiscriminatorOutput:
-        outputs = [scale(wav) for scale in self.scales]
-        return DiscriminatorOutput([logits for logits, _ in outputs], [features for _, features in outputs])
+        return judge_all(self.scales, wav)
 
 
 class STFTDiscriminator(nn.Module):
@@ -51,12 +56,7 @@ class STFTDiscriminator(nn.Module):
 
     def __init__(self, n_fft: int, channels: int, dilations: Sequence[int], compression: float) -> None:
         super().__init__()
-        self.n_fft = n_fft
-        self.compression = compression
-        window = torch.hann_window(n_fft)
-        self.register_buffer(
-            "window", window / window.square().sum().sqrt(), persistent=False
-        )  # unit energy: levels as in the waveform
+        self.spectrum = ComplexSTFT(n_fft, compression)
         layers = [conv2d(2, channels, (3, 9))]
         layers += [conv2d(channels, channels, (3, 9), stride=(1, 2), dilation=(d, 1)) for d in dilations]
         layers += [conv2d(channels, channels, (3, 3))]
@@ -70,22 +70,3 @@ class STFTDiscriminator(nn.Module):
             x = F.leaky_relu(layer(x), 0.2)
             features.append(x)
         return self.head(x), features
-
-    def spectrum(self, wav: Tensor) -> Tensor:
-        """wav (B, 1, T) -> real and imaginary parts (B, 2, N, bins) in float32, channels-last in memory."""
-        with torch.autocast(wav.device.type, enabled=False):
-            z = torch.stft(
-                wav.squeeze(1).float(),
-                self.n_fft,
-                self.n_fft // 4,
-                window=self.window,
-                center=False,
-                return_complex=True,
-            )
-            parts = torch.view_as_real(z.transpose(1, 2))  # (B, N, bins, 2)
-            if self.compression != 1.0:
-                power = parts.square().sum(-1, keepdim=True)
-                parts = parts * (power + 1e-5).pow(
-                    (self.compression - 1) / 2
-                )  # the floor bounds the gradient at silence
-            return parts.permute(0, 3, 1, 2)

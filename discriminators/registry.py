@@ -7,10 +7,21 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from discriminators.base import Discriminator, DiscriminatorSet
+from discriminators.mfd import MultiFrequencyDiscriminator
 from discriminators.mpd import MultiPeriodDiscriminator
+from discriminators.mrd import MultiResolutionBandDiscriminator
+from discriminators.msd import MultiScaleDiscriminator
+from discriminators.mssbcqt import MultiScaleSubbandCQTDiscriminator
 from discriminators.msstft import MultiScaleSTFTDiscriminator
 
-FAMILIES: dict[str, type[Discriminator]] = {"mpd": MultiPeriodDiscriminator, "msstft": MultiScaleSTFTDiscriminator}
+FAMILIES: dict[str, type[Discriminator]] = {
+    "mfd": MultiFrequencyDiscriminator,
+    "mpd": MultiPeriodDiscriminator,
+    "mrd": MultiResolutionBandDiscriminator,
+    "msd": MultiScaleDiscriminator,
+    "mssbcqt": MultiScaleSubbandCQTDiscriminator,
+    "msstft": MultiScaleSTFTDiscriminator,
+}
 
 
 def available() -> list[str]:
@@ -32,11 +43,17 @@ def build(name: str, **options: Any) -> Discriminator:
     return family(**options)
 
 
-def build_all(entries: Iterable[Mapping[str, Any]]) -> DiscriminatorSet:
-    """One set from a recipe's list of ``{"name": ..., "options": {...}}`` (options may be left out)."""
+def build_all(entries: Iterable[Mapping[str, Any]], sample_rate: int | None = None) -> DiscriminatorSet:
+    """One set from a recipe's list of ``{"name": ..., "options": {...}}`` (options may be left out).
+
+    sample_rate: of the audio in Hz, for the families that have that option; an entry's own goes first.
+    """
     members = []
     for entry in entries:
         if "name" not in entry or not set(entry) <= {"name", "options"}:
             raise ValueError(f"a discriminator entry has a 'name' and may have 'options', not {dict(entry)!r}")
-        members.append(build(entry["name"], **(entry.get("options") or {})))
+        name, options = entry["name"], dict(entry.get("options") or {})
+        if sample_rate is not None and name in FAMILIES and "sample_rate" in inspect.signature(FAMILIES[name]).parameters:
+            options.setdefault("sample_rate", sample_rate)
+        members.append(build(name, **options))
     return DiscriminatorSet(members)

@@ -7,8 +7,23 @@ import pytest
 import torch
 
 import discriminators
+from discriminators.losses import discriminator_loss
+from discriminators.registry import FAMILIES
 
-SMALL = {"msstft": {"channels": 4}, "mpd": {"channels": 4, "max_channels": 8}}
+# All judge 2000 samples.
+SMALL = {
+    "mfd": {"hops": (32, 64), "channels": (32, 64)},
+    "mpd": {"channels": 4, "max_channels": 8},
+    "mrd": {"n_ffts": (512, 256), "channels": 4},
+    "msd": {"scales": 2},
+    "mssbcqt": {"hops": (128, 64), "bins_per_octave": (6, 12), "octaves": 4, "f_min": 500.0, "channels": 4},
+    "msstft": {"channels": 4},
+}
+PUBLISHED = [(name, system) for name, family in FAMILIES.items() for system in family.PUBLISHED]
+
+
+def test_every_family_is_listed_and_tested():
+    assert discriminators.available() == sorted(SMALL) == ["mfd", "mpd", "mrd", "msd", "mssbcqt", "msstft"]
 
 
 @pytest.mark.parametrize("name", discriminators.available())
@@ -20,6 +35,80 @@ def test_one_entry_per_sub_discriminator_for_any_length(name):
         for logits, layers in zip(output.logits, output.features):
             assert logits.shape[:2] == (2, 1) and logits.numel() > 0 and torch.isfinite(logits).all()
             assert layers and all(layer.shape[0] == 2 and layer.numel() > 0 for layer in layers)
+
+
+@pytest.mark.parametrize("name", discriminators.available())
+def test_the_shortest_length_is_exact(name):
+    judge = discriminators.build(name)
+    assert all(logits.numel() for logits in judge(torch.randn(1, 1, judge.min_samples)).logits)
+    with pytest.raises(ValueError, match=f"give it at least {judge.min_samples}$"):
+        judge(torch.randn(1, 1, judge.min_samples - 1))
+
+
+# What the papers' layers add up to: sub-discriminators, features of each, parameters in millions (each weight-norm gain
+# counted), first and last width.
+SIZES = {
+    ("msd", "MelGAN"): (3, 6, 16.92, 16, 1024),
+    ("msd", "HiFi-GAN"): (3, 7, 29.62, 128, 1024),
+    ("mpd", "HiFi-GAN"): (5, 5, 41.11, 32, 1024),
+    ("mrd", "DAC"): (3, 25, 1.414, 32, 32),
+    ("mfd", "X-Codec"): (6, 6, 5.256, 2, 64),
+    ("mssbcqt", "Gu et al."): (3, 5, 0.2865, 32, 32),
+    ("msstft", "EnCodec"): (5, 5, 0.4725, 32, 32),
+}
+
+
+@pytest.mark.parametrize("name, system", PUBLISHED)
+def test_published_sizes(name, system):
+    judge = discriminators.build(name, **FAMILIES[name].PUBLISHED[system])
+    count, layers, millions, first, last = SIZES[name, system]
+    _, features = judge(0.1 * torch.randn(1, 1, 2100))
+    assert len(features) == count and all(len(maps) == layers for maps in features)
+    assert sum(parameter.numel() for parameter in judge.parameters()) / 1e6 == pytest.approx(millions, rel=1e-3)
+    assert (features[0][0].shape[1], features[0][-1].shape[1]) == (first, last)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_msstft_has_the_layers_and_spectra_of_the_encodec_package():
+    reference = pytest.importorskip("encodec.msstftd")
+    ours = discriminators.build("msstft", n_ffts=(1024, 512), channels=8, compression=1.0)
+    theirs = reference.MultiScaleSTFTDiscriminator(8, n_ffts=[1024, 512], hop_lengths=[256, 128], win_lengths=[1024, 512])
+    gains = 2 * 8  # of our first convolutions; theirs have no weight norm
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters()) + gains
+    wav = torch.randn(2, 1, 4001)
+    for a, b in zip(ours(wav).logits, theirs(wav)[0]):
+        assert a.shape == b.shape
+    for a, b in zip(ours(wav).features, theirs(wav)[1]):
+        assert [x.shape for x in a] == [x.shape for x in b]
+    for a, b in zip(ours.scales, theirs.discriminators):
+        z = b.spec_transform(wav)  # (B, 1, bins, N)
+        torch.testing.assert_close(a.spectrum(wav), torch.cat([z.real, z.imag], dim=1).mT)
+
+
+def coloured(items, seed):
+    """Noise (B, 1, 2000) with more low than high frequencies, as loud as white noise at 0.1."""
+    white = 0.1 * torch.randn(items, 1, 2002, generator=torch.Generator().manual_seed(seed))
+    return (white[..., 2:] + white[..., 1:-1] + white[..., :-2]) / 3**0.5
+
+
+@pytest.mark.parametrize("name", discriminators.available())
+def test_learns_to_tell_real_from_fake_in_thirty_steps(name):
+    torch.manual_seed(0)
+    judge = discriminators.build(name, **SMALL[name])
+    optimizer = torch.optim.Adam(judge.parameters(), lr=3e-3, betas=(0.8, 0.99))
+    for step in range(30):
+        loss = discriminator_loss(judge(coloured(8, step)), judge(0.1 * torch.randn(8, 1, 2000)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        real, fake = (
+            torch.stack([logits.flatten(1).mean(1) for logits in judge(wav).logits]).mean(0)  # (B,)
+            for wav in (coloured(32, 1000), 0.1 * torch.randn(32, 1, 2000))
+        )
+    threshold = (real.median() + fake.median()) / 2
+    assert ((real > threshold).float().mean() + (fake < threshold).float().mean()) / 2 > 0.8
+    assert real.mean() > fake.mean()
 
 
 @pytest.mark.parametrize("name", discriminators.available())
@@ -96,10 +185,67 @@ def test_a_set_lists_its_members_in_order():
     torch.testing.assert_close(output.logits[2], both.members[1](wav).logits[0])
 
 
+def test_a_set_tells_the_sample_rate_to_those_that_ask():
+    entries = [{"name": "mfd", "options": SMALL["mfd"]}, {"name": "msd"}]
+    slow, fast = (discriminators.build_all(entries, sample_rate=rate).members[0] for rate in (16_000, 48_000))
+    assert not torch.equal(slow.judges[0].bands, fast.judges[0].bands)
+    own = discriminators.build_all([{"name": "mfd", "options": SMALL["mfd"] | {"sample_rate": 16_000}}], sample_rate=48_000)
+    assert torch.equal(slow.judges[0].bands, own.members[0].judges[0].bands)
+    assert "sample_rate" not in entries[0]["options"]
+
+
+def test_mrd_bands_see_their_own_bins_only():
+    """A tone in the second band changes the maps of that band alone."""
+    judge = discriminators.build("mrd", n_ffts=(512,), channels=4, compression=1.0)
+    tone = 0.5 * torch.sin(2 * torch.pi * 0.09 * torch.arange(2000)).view(1, 1, -1)  # bin 46 of 257; the band is 25 to 63
+    quiet, loud = (judge(wav).features[0] for wav in (torch.zeros_like(tone), tone))
+    change = [(a - b).abs().max().item() for a, b in zip(quiet, loud)]  # five maps of each of five bands
+    assert min(change[5:10]) > 100 * max(change[:5] + change[10:])
+
+
+def test_mfd_sees_a_tone_in_its_mel_band():
+    judge = discriminators.build("mfd", hops=(128,), channels=(32,)).judges[0]
+    edges = 700 * (10 ** (torch.linspace(0, 2840.023, 259) / 2595) - 1)  # 0 to 8 kHz in 257 bands, HTK mels
+    for hertz in (1000.0, 3000.0, 6000.0):
+        tone = 0.5 * torch.sin(2 * torch.pi * hertz / 16_000 * torch.arange(8000)).view(1, 1, -1)
+        mel, log = judge.spectrogram(tone)[0, :, 30]
+        assert abs(edges[1 + mel.argmax()] - hertz) < 35  # a bin is 31 Hz wide
+        torch.testing.assert_close(log, 0.8 + 0.2 * mel.log10())
+    silence = judge.spectrogram(torch.zeros(1, 1, 8000))
+    assert silence[:, 1].min() > -0.001  # -80 dB: no band is empty
+
+
+def test_msd_scales_hear_the_average_at_half_rates():
+    """A tone near half the sample rate is gone from the second scale, one far below it is not."""
+    torch.manual_seed(0)
+    scale = discriminators.build("msd", scales=2).scales[1]
+    time = torch.arange(2000).float()
+    high, low, nothing = (
+        scale(0.5 * torch.sin(2 * torch.pi * f * time).view(1, 1, -1))[1][0][..., 10:-10] for f in (0.5, 0.02, 0.0)
+    )
+    assert (high - nothing).abs().max() < 1e-3 < 0.1 * (low - nothing).abs().max()
+
+
 @pytest.mark.parametrize(
     "call, says",
     [
-        (lambda: discriminators.build("nope"), "choose one of mpd, msstft"),
+        (lambda: discriminators.build("nope"), "choose one of mfd, mpd, mrd, msd, mssbcqt, msstft"),
+        (lambda: discriminators.build("msd", channels=100), "multiple of 256"),
+        (lambda: discriminators.build("msd", layout="wavegan"), "choose one of melgan, hifigan"),
+        (lambda: discriminators.build("msd", scales=0), "scales is 0; give a whole number above 0"),
+        (lambda: discriminators.build("mpd", periods=()), r"periods is \(\); give a list"),
+        (lambda: discriminators.build("mpd", periods=(2, 0)), "list of whole numbers above 0"),
+        (lambda: discriminators.build("msstft", n_ffts=(1023,)), "give multiples of 4"),
+        (lambda: discriminators.build("mrd", n_ffts=(1022,)), "give multiples of 4"),
+        (lambda: discriminators.build("mrd", n_ffts=(16,)), "give rising shares from 0 to 1"),
+        (lambda: discriminators.build("mrd", edges=(0.5, 1.0)), "give rising shares from 0 to 1"),
+        (lambda: discriminators.build("mfd", hops=(32,)), "one number per hop"),
+        (lambda: discriminators.build("mfd", hops=(32,), channels=(48,)), "multiples of 32"),
+        (lambda: discriminators.build("mfd")(torch.zeros(1, 1, 2000)), "at least 2049"),
+        (lambda: discriminators.build("mssbcqt", hops=(256,)), "one per hop"),
+        (lambda: discriminators.build("mssbcqt", octaves=9), "take at most 8 octaves"),
+        (lambda: discriminators.build("mssbcqt", hops=(96,), bins_per_octave=(12,)), "multiple of 64, not 96"),
+        (lambda: discriminators.build("msd")(torch.zeros(1, 1, 0)), "at least 1"),
         (lambda: discriminators.build("mpd", chanels=3), "no option 'chanels'; it has periods, channels"),
         (lambda: discriminators.build_all([{"options": {}}]), "has a 'name'"),
         (lambda: discriminators.build_all([{"name": "mpd", "channels": 4}]), "has a 'name'"),
@@ -116,10 +262,20 @@ def test_mistakes_are_answered_with_the_remedy(call, says):
 
 
 def test_the_package_needs_torch_alone():
-    code = (
-        "import sys, discriminators, discriminators.losses; "
-        "print([m for m in ('codec', 'lightning', 'torchaudio', 'auraloss') if m in sys.modules])"
-    )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-    )
+    """Every family is built and judges while imports of anything that torch does not bring are refused."""
+    code = """
+import sys
+import torch
+allowed = {name.split(".")[0] for name in sys.modules} | set(sys.stdlib_module_names) | {"discriminators", "torch"}
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in allowed:
+            raise ImportError("not installed: " + name)
+sys.meta_path.insert(0, Refuse())
+import discriminators, discriminators.losses
+for name in discriminators.available():
+    discriminators.build(name)(torch.zeros(1, 1, 2100))
+print([m for m in ("codec", "lightning", "torchaudio", "auraloss", "librosa", "scipy") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr
