@@ -119,8 +119,9 @@ def test_what_does_not_fit_is_refused():
             ResidualVQ(4, 1, size)
     with pytest.raises(ValueError, match="at least 1"):
         ResidualVQ(4, 0)
-    with pytest.raises(RuntimeError, match="prepare_training"):
-        quantizer(torch.zeros(1, 6, 3))
+    for options in ({"decay": 1.0}, {"decay": -0.1}, {"gradient": "rotated"}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            ResidualVQ(4, 2, 16, **options)
 
 
 def test_families_are_built_by_name():
@@ -171,8 +172,7 @@ def test_shrinking_the_latents_does_not_lower_the_commitment():
     quantizer, latents = make_training()
     quantizer.eval()
     small = copy.deepcopy(quantizer)
-    for stage in small.stages:
-        stage._codebook.embed *= 0.1
+    small.codebooks *= 0.1
     torch.testing.assert_close(small(0.1 * latents).losses, quantizer(latents).losses, rtol=1e-3, atol=1e-5)
 
 
@@ -212,8 +212,8 @@ def test_codebooks_learn():
 
 def test_dead_codes_restart():
     quantizer, latents = make_training(books=1, frames=400)
-    quantizer.stages[0]._codebook.embed[0, 3:] = 100.0  # never the nearest
-    quantizer.stages[0]._codebook.embed_avg[0, 3:] = 100.0
+    quantizer.codebooks[0, 3:] = 100.0  # never the nearest
+    quantizer.start_from_codebooks()
     for _ in range(260):  # 0.99^230 is the tenth of the expected use below which a code is dead
         stats = quantizer(torch.randn(4, 6, 100)).stats
     assert stats["usage"][0] > 0.9 and quantizer.codebooks.abs().max() < 10

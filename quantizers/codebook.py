@@ -1,0 +1,380 @@
+"""Codebooks trained by moving averages: what the families that look for nearest vectors share.
+
+`CodebookQuantizer` holds K codebooks of one size; a family says what each of them quantizes. Behind each codebook in
+training stands a `CodebookTrainer`, whose averages `vector_quantize_pytorch` keeps: only `prepare_training` imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from quantizers.base import Quantizer, QuantizerOutput, power, straight_through, usage_stats
+from quantizers.search import MANY_ROWS, nearest
+
+DEAD = 0.1  # a code used less than this share of the average is restarted
+
+Visit = Callable[[int, Tensor], tuple[Tensor, Tensor]]  # (index, rows (N, width)) -> codes (N,), vectors (N, width)
+
+
+class Step(NamedTuple):
+    """Of one codebook: codes (N,), what it adds to the output (N, dim), and what it left of its input (N, width)."""
+
+    codes: Tensor
+    part: Tensor
+    left: Tensor
+
+
+class CodebookQuantizer(Quantizer):
+    """K codebooks of `codebook_size` vectors of `width`, which start by k-means and follow the averages of what they
+    code (van den Oord et al. 2017, appendix A.1); codes that fall out of use restart at frames of the batch.
+
+    A family implements `_walk` and `_part`. Codebooks are the buffer `codebooks` (K, size, width): change it in place or
+    load it, but not through `.data`, which would go unnoticed by the norms that are kept for the search.
+    """
+
+    gradient = "straight_through"
+    centered = False  # search around the codebook's mean: vectors find themselves even when all are far from zero
+
+    def __init__(
+        self, dim: int, num_codebooks: int, codebook_size: int, width: int, decay: float, kmeans_iters: int = 10
+    ) -> None:
+        super().__init__(dim, (codebook_size,) * num_codebooks)
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay={decay} is outside [0, 1): 0.99 averages over about 100 steps")
+        if kmeans_iters < 1:
+            raise ValueError(f"kmeans_iters={kmeans_iters}: at least 1 is needed")
+        self.codebook_size, self.decay, self.kmeans_iters = codebook_size, decay, kmeans_iters
+        self.register_buffer("codebooks", torch.empty(num_codebooks, codebook_size, width).uniform_(-1.0, 1.0))
+        self.trainer: nn.ModuleList | None = None
+        self._frames_known = False  # whether the trainers have been told how many frames a step has
+        self._tables = _Tables()
+
+    # What a family says
+
+    def _walk(self, rows: Tensor, mask: Tensor, k: int, visit: Visit) -> Iterator[Step]:
+        """Quantize rows (N, dim), the frames where mask (B, T) is True, by `visit`ing the first k codebooks in order."""
+        raise NotImplementedError
+
+    def _part(self, index: int, vectors: Tensor) -> Tensor:
+        """Vectors (..., width) of codebook `index` to what they add to the output (..., dim)."""
+        return vectors
+
+    # Coding
+
+    def _encode(self, latents: Tensor, k: int) -> Tensor:
+        batch, _, frames = latents.shape
+        mask = torch.ones(batch, frames, dtype=torch.bool, device=latents.device)
+        rows = latents.mT.reshape(batch * frames, self.dim)
+        codes = [step.codes for step in self._walk(rows, mask, k, self._look_up)]
+        return torch.stack(codes).reshape(k, batch, frames).transpose(0, 1)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        total = self._part(0, self.codebooks[0][codes[:, 0]])  # (B, T, dim)
+        for index in range(1, codes.shape[1]):
+            total = total + self._part(index, self.codebooks[index][codes[:, index]])
+        return total.mT
+
+    @torch.no_grad()
+    def _look_up(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (N,) of the vectors nearest to rows (N, width), and these vectors."""
+        table = self._tables.of(self.codebooks, index, self.centered)
+        codes = rows.new_empty(rows.shape[0], dtype=torch.int64)
+        for start in range(0, rows.shape[0], MANY_ROWS):  # so many rows at once that their scores stay in a CPU's cache
+            block = rows[start : start + MANY_ROWS] - table.mean if self.centered else rows[start : start + MANY_ROWS]
+            codes[start : start + MANY_ROWS] = nearest(block.contiguous(), table.vectors, table.half_norms)
+        return codes, self.codebooks[index].float()[codes]
+
+    # Training
+
+    def prepare_training(self, frames_per_step: int, synchronized: bool = False) -> None:
+        """Build the trainers of the codebooks. A code used less than a tenth of the average is restarted.
+
+        frames_per_step: of all processes together. synchronized: k-means, averages and restarts are those of all
+        processes of torch.distributed.
+        """
+        size, width = self.codebooks.shape[1:]
+        self.trainer = nn.ModuleList(
+            CodebookTrainer(width, size, frames_per_step / stride, self.decay, self.kmeans_iters, Processes(synchronized))
+            for stride in self.strides
+        ).to(self.codebooks.device)
+        self._frames_known = True
+
+    def _prepare(self, frames: int, is_step: bool) -> None:
+        """Build the trainers where `prepare_training` has not: `frames` of this process's batch tell how many a step has,
+        unless the batch is none of a step's; then they are only assumed until the first step."""
+        if self._frames_known or (self.trainer is not None and not is_step):
+            return
+        together = Processes.in_use()
+        frames = max(1, int(together.sum(torch.tensor(frames, device=self.codebooks.device))))
+        if self.trainer is None:
+            self.prepare_training(frames, together.synchronized)
+        for trainer, stride in zip(self.trainer, self.strides):
+            trainer.expect(frames / stride)
+        self._frames_known = is_step
+
+    @property
+    def initialized(self) -> bool:
+        """Whether training has started the codebooks."""
+        return self.trainer is not None and all(trainer.started for trainer in self.trainer)
+
+    @torch.no_grad()
+    def initialize(self, latents: Tensor) -> None:
+        """Start every codebook by k-means on latents (B, dim, T): more frames than one step holds give better ones.
+
+        Raises ValueError for latents of another shape, or that are not finite.
+        """
+        self.check_latents(latents)
+        if not torch.isfinite(latents).all():
+            raise ValueError("latents are NaN or infinite: codebooks cannot start from them")
+        batch, _, frames = latents.shape
+        mask = torch.ones(batch, frames, dtype=torch.bool, device=latents.device)
+        self._prepare(batch * frames, is_step=False)
+        for trainer in self.trainer:
+            trainer.forget()
+        with torch.autocast(latents.device.type, enabled=False):
+            self._start(latents.mT.float()[mask], mask)
+
+    def _start(self, rows: Tensor, mask: Tensor) -> None:
+        """Start everything that starts from data, in order, from rows (N, dim) where mask (B, T)."""
+        for _ in self._walk(rows, mask, self.num_codebooks, self._begin):
+            pass
+
+    def start_from_codebooks(self) -> None:
+        """Go on training the codebooks that are there (fine-tuning) instead of starting them by k-means."""
+        self._prepare(1, is_step=False)
+        for trainer, codebook in zip(self.trainer, self.codebooks):
+            trainer.start_from(codebook)
+
+    def _begin(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Start a codebook from rows (N, width), then look up."""
+        self.trainer[index].start(rows)
+        self.codebooks[index].copy_(self.trainer[index].codebook)
+        return self._look_up(index, rows)
+
+    @torch.no_grad()
+    def _learn(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Look up, then move the codebook to rows (N, width)."""
+        trainer = self.trainer[index]
+        codes, vectors = self._look_up(index, rows) if trainer.started else self._begin(index, rows)
+        trainer.follow(rows, codes)
+        self.codebooks[index].copy_(trainer.codebook)
+        return codes, vectors
+
+    def _train_step(self, latents: Tensor, active: Tensor, mask: Tensor) -> QuantizerOutput:
+        rows = latents.mT[mask]  # (N, dim): padding is seen by nothing below
+        if self.training:
+            self._prepare(rows.shape[0], is_step=True)
+        visit = self._learn if self.training else self._look_up
+        reach = active[:, None].expand(mask.shape)[mask]  # codebooks (N,) of each frame
+        level = power(rows[None], torch.ones_like(reach, dtype=torch.bool)[None])
+        total, output = torch.zeros_like(rows), torch.zeros_like(rows)
+        codes, commitment, error = [], [], []
+        for index, step in enumerate(self._walk(rows, mask, self.num_codebooks, visit)):
+            used = (index < reach)[:, None]
+            total, output = total + step.part, output + step.part * used
+            codes.append(step.codes)
+            commitment.append(mean_square(step.left * used) / level)
+            error.append(mean_square((rows - total).detach()) / level)
+        if self.counts == (self.num_codebooks,):
+            error = error[-1:] * self.num_codebooks
+        output = rotate(rows, output) if self.gradient == "rotation" else straight_through(rows, output)
+        all_codes = spread(torch.stack(codes, 1), mask).mT
+        return QuantizerOutput(
+            quantized=spread(output, mask).mT,
+            codes=all_codes,
+            losses={"commitment": torch.stack(commitment).mean()},
+            stats={"relative_error": torch.stack(error)} | usage_stats(all_codes, mask, self.codebook_sizes),
+        )
+
+
+class CodebookTrainer(nn.Module):
+    """Averages behind one codebook (size, width), in one `vector_quantize_pytorch.VectorQuantize`."""
+
+    def __init__(
+        self, width: int, size: int, frames_per_step: float, decay: float, kmeans_iters: int, processes: Processes
+    ) -> None:
+        super().__init__()
+        from vector_quantize_pytorch import VectorQuantize
+
+        self.vq = VectorQuantize(
+            width, size, decay=decay, kmeans_init=True, threshold_ema_dead_code=0, sync_codebook=processes.synchronized
+        )
+        self.frames_per_step, self.kmeans_iters, self.processes = frames_per_step, kmeans_iters, processes
+
+    @property
+    def codebook(self) -> Tensor:
+        return self.vq._codebook.embed[0]
+
+    @property
+    def started(self) -> bool:
+        return bool(self.vq._codebook.initted)
+
+    def start(self, rows: Tensor) -> None:
+        """Start by k-means on rows (N, width); without any, the start is left to the next batch.
+
+        The library's own k-means holds all distances at once and waits for ever where a process has no frames.
+        """
+        found = kmeans(rows, self.codebook.shape[0], self.kmeans_iters, self.processes)
+        if found is not None:
+            # As if counted over one step, or the many frames of the start would outweigh hundreds of steps.
+            centers, counts = found
+            self._set(centers, counts * (self.frames_per_step / counts.sum()))
+
+    def start_from(self, codebook: Tensor) -> None:
+        self._set(codebook, torch.full_like(codebook[:, 0], self.frames_per_step / codebook.shape[0]))
+
+    def _set(self, codebook: Tensor, counts: Tensor) -> None:
+        inner = self.vq._codebook
+        inner.embed[0] = codebook
+        inner.embed_avg[0] = codebook * counts[:, None]
+        inner.cluster_size[0] = counts
+        inner.initted.fill_(True)
+
+    def forget(self) -> None:
+        """Start again."""
+        self.vq._codebook.initted.fill_(False)
+
+    def expect(self, frames_per_step: float) -> None:
+        """Measure use by another number of frames a step."""
+        self.vq._codebook.cluster_size *= frames_per_step / self.frames_per_step
+        self.vq._codebook.embed_avg *= frames_per_step / self.frames_per_step
+        self.frames_per_step = frames_per_step
+
+    def follow(self, rows: Tensor, codes: Tensor) -> None:
+        """Move each vector to the average of the rows (N, width) that have its code (N,), and restart those that are dead."""
+        self.vq.update_indices(rows[None], codes[None])
+        inner = self.vq._codebook
+        least = DEAD * self.frames_per_step / self.codebook.shape[0]
+        dead = (inner.cluster_size[0] < least).nonzero()[:, 0]
+        if dead.numel() == 0:
+            return
+        fresh = self.processes.draw(rows, dead.numel())
+        dead = dead[: fresh.shape[0]]  # where there are fewer frames than dead codes, the others wait for the next step
+        inner.embed[0, dead] = fresh
+        inner.embed_avg[0, dead] = fresh * least
+        inner.cluster_size[0, dead] = least
+
+
+class Processes:
+    """The processes of torch.distributed that train together, or this one alone."""
+
+    def __init__(self, synchronized: bool) -> None:
+        self.synchronized = synchronized
+
+    @classmethod
+    def in_use(cls) -> Processes:
+        """All of torch.distributed, where it is running."""
+        running = distributed.is_available() and distributed.is_initialized()
+        return cls(running and distributed.get_world_size() > 1)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum of every process's values, in place."""
+        if self.synchronized:
+            distributed.all_reduce(values)
+        return values
+
+    def draw(self, rows: Tensor, count: int) -> Tensor:
+        """At most `count` different ones of all processes' rows (N, width), at random: the same for every process."""
+        held = torch.tensor([rows.shape[0]], device=rows.device)
+        sizes, rank = [held], 0
+        if self.synchronized:
+            rank = distributed.get_rank()
+            sizes = [torch.empty_like(held) for _ in range(distributed.get_world_size())]
+            distributed.all_gather(sizes, held)
+        sizes = [int(size) for size in sizes]
+        picked = torch.randperm(sum(sizes))[:count].to(rows.device)
+        if self.synchronized:
+            distributed.broadcast(picked, 0)
+        picked = picked - sum(sizes[:rank])
+        mine = (picked >= 0) & (picked < sizes[rank])
+        drawn = rows.new_zeros(picked.shape[0], rows.shape[1])
+        drawn[mine] = rows[picked[mine]]
+        return self.sum(drawn)
+
+
+def kmeans(rows: Tensor, size: int, iterations: int, processes: Processes) -> tuple[Tensor, Tensor] | None:
+    """Lloyd's algorithm on all processes' rows (N, width) from random ones: centers (size, width), rows (size,) of each.
+
+    A center that loses all its rows moves to a random one, until the last iteration. None where nobody has rows.
+    """
+    count = processes.sum(torch.tensor([rows.shape[0]], device=rows.device, dtype=rows.dtype))
+    if count == 0:
+        return None
+    mean = processes.sum(rows.sum(0)) / count
+    rows = rows - mean  # where the mean is far from zero, distances would drown in rounding
+    drawn = processes.draw(rows, size)
+    centers = drawn[torch.arange(size, device=rows.device) % drawn.shape[0]]
+    for iteration in range(iterations):
+        codes = torch.cat([nearest(block, centers) for block in rows.split(MANY_ROWS)])
+        counts = processes.sum(torch.bincount(codes, minlength=size).to(rows.dtype))
+        sums = processes.sum(torch.zeros_like(centers).index_add_(0, codes, rows))
+        centers = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], centers)
+        empty = (counts == 0).nonzero()[:, 0]
+        if empty.numel() and iteration + 1 < iterations:
+            drawn = processes.draw(rows, empty.numel())
+            centers[empty[: drawn.shape[0]]] = drawn
+    return centers + mean, counts
+
+
+def rotate(rows: Tensor, quantized: Tensor) -> Tensor:
+    """The value of `quantized` (N, dim), with its gradient passed to `rows` by the rotation and scaling that take each row
+    there (the rotation trick, Fifty et al. 2024, https://arxiv.org/abs/2410.06424)."""
+    with torch.no_grad():
+        source, target = F.normalize(rows, dim=1), F.normalize(quantized, dim=1)
+        half_way = F.normalize(source + target, dim=1)
+        scale = quantized.norm(dim=1, keepdim=True) / rows.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    mirrored = rows - 2 * (rows * half_way).sum(1, keepdim=True) * half_way
+    rotated = scale * (mirrored + 2 * (rows * source).sum(1, keepdim=True) * target)
+    return rotated + (quantized - rotated).detach()
+
+
+def mean_square(values: Tensor) -> Tensor:
+    """0 where there are none."""
+    return values.square().sum() / max(1, values.numel())
+
+
+def spread(values: Tensor, mask: Tensor) -> Tensor:
+    """Values (N, ...) of the frames where mask (B, T) is True to (B, T, ...), 0 elsewhere."""
+    result = values.new_zeros(*mask.shape, *values.shape[1:])
+    result[mask] = values
+    return result
+
+
+class _Table(NamedTuple):
+    mean: Tensor  # (width,), of a centered search
+    vectors: Tensor  # (size, width)
+    half_norms: Tensor  # (size,)
+
+
+class _Tables:
+    """What a search needs to know of codebooks (K, size, width), kept until they change. Copies of it start empty."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[Tensor, int, _Table]] = {}
+
+    def __reduce__(self):
+        return _Tables, ()
+
+    def of(self, codebooks: Tensor, index: int, centered: bool) -> _Table:
+        if codebooks.is_inference() or torch.compiler.is_compiling():  # without a version to tell that they changed
+            return self._make(codebooks[index], centered)
+        if index in self.kept:
+            source, version, table = self.kept[index]
+            if source.data_ptr() == codebooks.data_ptr() and version == codebooks._version:
+                return table
+        # `source` keeps the memory of old codebooks taken, so that no new ones can have their address.
+        table = self._make(codebooks.detach()[index], centered)
+        self.kept[index] = codebooks.detach(), codebooks._version, table
+        return table
+
+    @staticmethod
+    def _make(codebook: Tensor, centered: bool) -> _Table:
+        vectors = codebook.float()
+        mean = vectors.mean(0)
+        vectors = vectors - mean if centered else vectors
+        return _Table(mean, vectors, 0.5 * vectors.square().sum(1))
