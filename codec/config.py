@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union
+
+import quantizers
 
 
 class ConfigError(ValueError):
@@ -45,7 +48,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "decay": (0, 1),
 }
 MAX_NAME = 200
-MAX_STRIDES = 16
+MAX_ENTRIES = 256  # of a list
+OPTION_LIMITS = (0, 65_536)  # of a quantizer's numbers that LIMITS does not name
 
 
 @dataclass(frozen=True)
@@ -106,22 +110,43 @@ class SEANetDecoderConfig(_SEANetConfig):
 
 
 @dataclass(frozen=True)
-class RVQConfig:
-    """`quantizers.rvq.ResidualVQ`."""
+class QuantizerConfig:
+    """Arguments of `quantizers.build`; options are those that the family alone has, defaults filled in."""
 
     name: str = "rvq"
     num_codebooks: int = 8
     codebook_size: int = 1024
-    decay: float = 0.99
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", quantizers.options(self.name) | self.options)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> QuantizerConfig:
+        """Of a flat mapping. Raises ConfigError for unknown names and settings, and values of a wrong type."""
+        values = dict(_mapping(values, "quantizer"))
+        name = values.pop("name", cls.name)
+        if not isinstance(name, str) or name not in quantizers.available():
+            known = ", ".join(sorted(quantizers.available()))
+            raise ConfigError(f"quantizer: no quantizer is named {str(name)[:MAX_NAME]!r}; there is {known}")
+        hints = quantizers.option_types(name)
+        common = {key: values.pop(key) for key in ("num_codebooks", "codebook_size") if key in values}
+        unknown = sorted(str(key)[:MAX_NAME] for key in values if key not in hints)
+        if unknown:
+            known = ", ".join(["name", "num_codebooks", "codebook_size", *hints])
+            raise ConfigError(f"quantizer {name} has no setting {', '.join(unknown[:8])}; known are {known}")
+        options = {key: _typed(value, hints[key], f"quantizer: {key}") for key, value in values.items()}
+        return build(cls, {"name": name, **common}, "quantizer", options=options)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "num_codebooks": self.num_codebooks, "codebook_size": self.codebook_size, **self.options}
 
 
 EncoderConfig = Union[ConvNeXtEncoderConfig, SEANetEncoderConfig]
 DecoderConfig = Union[ConvNeXtDecoderConfig, SEANetDecoderConfig]
-QuantizerConfig = Union[RVQConfig]
 
 ENCODERS = {cls().name: cls for cls in (ConvNeXtEncoderConfig, SEANetEncoderConfig)}
 DECODERS = {cls().name: cls for cls in (ConvNeXtDecoderConfig, SEANetDecoderConfig)}
-QUANTIZERS = {cls().name: cls for cls in (RVQConfig,)}
 
 
 @dataclass(frozen=True)
@@ -134,18 +159,20 @@ class CodecConfig:
     dim: int = 64
     encoder: EncoderConfig = field(default_factory=ConvNeXtEncoderConfig)
     decoder: DecoderConfig = field(default_factory=ConvNeXtDecoderConfig)
-    quantizer: QuantizerConfig = field(default_factory=RVQConfig)
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"quantizer": self.quantizer.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CodecConfig:
         """Raises ConfigError for unknown names and keys, and values of a wrong type or outside LIMITS."""
         values = dict(_mapping(values, "the configuration"))
-        for part, registry in (("encoder", ENCODERS), ("decoder", DECODERS), ("quantizer", QUANTIZERS)):
+        for part, registry in (("encoder", ENCODERS), ("decoder", DECODERS)):
             if part in values:
                 values[part] = _named(registry, values[part], part)
+        if "quantizer" in values and not isinstance(values["quantizer"], QuantizerConfig):
+            values["quantizer"] = QuantizerConfig.from_dict(values["quantizer"])
         config = build(cls, values, "the configuration")
         _check_limits(config, "the configuration")
         return config
@@ -165,13 +192,14 @@ class CodecConfig:
         return cls.from_dict(values)
 
 
-def build(cls: type, values: dict[str, Any], where: str) -> Any:
-    """Make the dataclass `cls` of a dict; every key must be a field and every value of the field's type."""
-    types = typing.get_type_hints(cls)
-    unknown = sorted(str(key)[:MAX_NAME] for key in values if key not in types)
+def build(cls: type, values: dict[str, Any], where: str, **checked: Any) -> Any:
+    """Make the dataclass `cls` of a dict; every key must be a field and every value of the field's type. What is
+    `checked` already is passed on."""
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(str(key)[:MAX_NAME] for key in values if key not in hints)
     if unknown:
-        raise ConfigError(f"{where} has no setting {', '.join(unknown[:8])}; known are {', '.join(types)}")
-    return cls(**{key: _typed(value, types[key], f"{where}: {key}") for key, value in values.items()})
+        raise ConfigError(f"{where} has no setting {', '.join(unknown[:8])}; known are {', '.join(hints)}")
+    return cls(**{key: _typed(value, hints[key], f"{where}: {key}") for key, value in values.items()}, **checked)
 
 
 def _named(registry: dict[str, type], values: Any, part: str) -> Any:
@@ -191,8 +219,14 @@ def _mapping(values: Any, where: str) -> dict[str, Any]:
 
 
 def _typed(value: Any, expected: Any, where: str) -> Any:
-    """Check a plain value against int, float, str, bool or tuple[X, ...]; integers pass as floats, lists as tuples."""
+    """Check a plain value against int, float, str, bool, tuple[X, ...] or one of these or None; integers pass as floats,
+    lists as tuples."""
     origin = typing.get_origin(expected)
+    if origin in (Union, types.UnionType) and type(None) in typing.get_args(expected):
+        if value is None:
+            return None
+        (expected,) = (one for one in typing.get_args(expected) if one is not type(None))
+        return _typed(value, expected, where)
     if origin is tuple:
         inner = typing.get_args(expected)[0]
         if not isinstance(value, (list, tuple)):
@@ -215,12 +249,20 @@ def _check_limits(config: Any, where: str) -> None:
         value = getattr(config, one.name)
         if dataclasses.is_dataclass(value):
             _check_limits(value, one.name)
+        elif isinstance(value, dict):
+            for name, option in value.items():
+                _check_limit(name, option, where, OPTION_LIMITS)
         elif one.name == "name" and not (1 <= len(value) <= MAX_NAME and value.isprintable()):
             raise ConfigError(f"{where}: name must be 1 to {MAX_NAME} printable characters")
-        elif isinstance(value, tuple) and len(value) > MAX_STRIDES:
-            raise ConfigError(f"{where}: {one.name} has {len(value)} entries: at most {MAX_STRIDES} are allowed")
-        elif one.name in LIMITS:
-            least, most = LIMITS[one.name]
-            for number in value if isinstance(value, tuple) else (value,):
-                if not least <= number <= most:
-                    raise ConfigError(f"{where}: {one.name} is {number:.6g}: it must lie in {least} to {most}")
+        else:
+            _check_limit(one.name, value, where)
+
+
+def _check_limit(name: str, value: Any, where: str, otherwise: tuple[float, float] | None = None) -> None:
+    limits = LIMITS.get(name, otherwise)
+    numbers = value if isinstance(value, tuple) else (value,)
+    if len(numbers) > MAX_ENTRIES:
+        raise ConfigError(f"{where}: {name} has {len(numbers)} entries: at most {MAX_ENTRIES} are allowed")
+    for number in numbers:
+        if limits and isinstance(number, (int, float)) and not limits[0] <= number <= limits[1]:
+            raise ConfigError(f"{where}: {name} is {number:.6g}: it must lie in {limits[0]} to {limits[1]}")

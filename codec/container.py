@@ -14,6 +14,7 @@ from zlib import crc32
 import numpy as np
 
 from codec.atomic import Output
+from codec.packing import Layout
 from codec.tokens import TokenSpec, frames_for, samples_for
 
 MAGIC = b"\x93TOK\r\n\x1a\n"  # not text, not ASCII; shows line ends that a transfer has changed
@@ -25,7 +26,7 @@ BLOCK = struct.Struct("<4sIQIBI")  # sync, index, first frame, frames, coding, b
 ENDING = struct.Struct("<4sI")  # sync, bytes of the header's copy, which follows
 TOTALS = struct.Struct("<QQIII")  # frames, samples, blocks, CRC of all blocks, bytes of the whole end block
 CRC = struct.Struct("<I")
-BIT_PACKED = 0
+BIT_PACKED, MULTI_RATE = 0, 1
 
 MAX_HEADER = 16384  # bytes
 MAX_CHANNELS = 256
@@ -53,23 +54,19 @@ class Header:
     channels: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_codebooks <= len(self.spec.codebook_sizes):
-            raise ValueError(f"num_codebooks={self.num_codebooks}: the model has {len(self.spec.codebook_sizes)}")
+        if self.num_codebooks not in self.spec.counts:
+            has = ", ".join(map(str, self.spec.counts))
+            raise ValueError(f"num_codebooks={self.num_codebooks}: codebooks of this model decode as the first {has}")
         if not 1 <= self.sample_rate < 2**31:
             raise ValueError(f"sample_rate={self.sample_rate} must be positive, in Hz")
         if not 1 <= self.channels <= MAX_CHANNELS:
             raise ValueError(f"channels={self.channels}: a .tok file holds 1 to {MAX_CHANNELS}")
 
     @property
-    def widths(self) -> np.ndarray:
-        """Bits of each code of a frame, (channels * K,)."""
-        sizes = self.spec.codebook_sizes[: self.num_codebooks]
-        return np.tile([(size - 1).bit_length() for size in sizes], self.channels)
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """Codebook sizes, (channels * K,)."""
-        return np.tile(self.spec.codebook_sizes[: self.num_codebooks], self.channels)
+    def layout(self) -> Layout:
+        """Of the channels * K columns of codes."""
+        spec, k = self.spec, self.num_codebooks
+        return Layout(np.tile(spec.codebook_sizes[:k], self.channels), np.tile(spec.strides[:k], self.channels))
 
     def to_json(self) -> bytes:
         spec = self.spec
@@ -79,6 +76,10 @@ class Header:
             "codebook_sizes": list(spec.codebook_sizes), "num_codebooks": self.num_codebooks,
             "sample_rate": self.sample_rate, "channels": self.channels,
         }
+        if spec.counts != tuple(range(1, len(spec.codebook_sizes) + 1)):
+            fields["codebook_counts"] = list(spec.counts)
+        if max(spec.strides) > 1:
+            fields["codebook_strides"] = list(spec.strides)
         return json.dumps(fields, separators=(",", ":")).encode()
 
     @classmethod
@@ -97,13 +98,18 @@ class Header:
                 raise ValueError(f"{name} is missing or of the wrong type")
             return value
 
-        sizes = get("codebook_sizes", list)
-        if not all(type(size) is int for size in sizes):
-            raise ValueError("codebook_sizes are not whole numbers")
+        def numbers(name: str) -> tuple[int, ...]:
+            values = get(name, list)
+            if not all(type(value) is int for value in values):
+                raise ValueError(f"{name} are not whole numbers")
+            return tuple(values)
+
         spec = TokenSpec(
             name=get("model", str), sample_rate=get("model_sample_rate", int), frame_size=get("frame_size", int),
-            codebook_sizes=tuple(sizes), fingerprint=get("fingerprint", str),
+            codebook_sizes=numbers("codebook_sizes"), fingerprint=get("fingerprint", str),
             decoder_fingerprint=get("decoder_fingerprint", str),
+            counts=numbers("codebook_counts") if "codebook_counts" in fields else (),
+            strides=numbers("codebook_strides") if "codebook_strides" in fields else (),
         )
         return cls(spec, get("num_codebooks", int), get("sample_rate", int), get("channels", int))
 
@@ -116,42 +122,6 @@ class Totals:
     num_samples: int
     num_blocks: int
     running_crc: int
-
-
-# Bits
-
-
-def pack(codes: np.ndarray, widths: np.ndarray) -> bytes:
-    """Codes (columns, T) to bits: frame by frame, in each frame column by column, the highest bit first."""
-    bits = np.empty((codes.shape[1], int(widths.sum())), dtype=np.uint8)  # (T, bits of a frame)
-    for width, columns, where in _bit_places(widths):
-        shifts = np.arange(width - 1, -1, -1)
-        bits[:, where] = (codes[columns].T[:, :, None] >> shifts & 1).reshape(len(bits), -1)
-    return np.packbits(bits).tobytes()
-
-
-def unpack(payload: bytes, widths: np.ndarray, frames: int) -> np.ndarray:
-    """What `pack` wrote, as codes (columns, T) int64."""
-    per_frame = int(widths.sum())
-    bits = np.unpackbits(np.frombuffer(payload, np.uint8), count=frames * per_frame).reshape(frames, per_frame)
-    codes = np.zeros((len(widths), frames), dtype=np.int64)
-    for width, columns, where in _bit_places(widths):
-        places = bits[:, where].reshape(frames, len(columns), width)
-        for bit in range(width):
-            codes[columns] = codes[columns] << 1 | places[:, :, bit].T
-    return codes
-
-
-def _bit_places(widths: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """For each width: the columns that have it, and where in a frame their bits lie (columns * width,)."""
-    starts = np.cumsum(widths) - widths
-    for width in np.unique(widths):
-        columns = np.flatnonzero(widths == width)
-        yield int(width), columns, (starts[columns][:, None] + np.arange(width)).ravel()
-
-
-def payload_bytes(frames: int, widths: np.ndarray) -> int:
-    return -(-frames * int(widths.sum()) // 8)
 
 
 # Writing
@@ -177,8 +147,9 @@ class TokWriter:
     ):
         self.header = Header(spec, num_codebooks, sample_rate, channels)
         self._json = self.header.to_json()
-        self._widths, self._sizes = self.header.widths, self.header.sizes
-        self._block_frames = max(1, min(BLOCK_FRAMES, WRITE_CODES // len(self._widths)))
+        self._layout = self.header.layout
+        self._coding = MULTI_RATE if self._layout.multi_rate else BIT_PACKED
+        self._block_frames = max(1, min(BLOCK_FRAMES, WRITE_CODES // len(self._layout.sizes)))
         self._waiting: list[np.ndarray] = []  # each (channels * K, T)
         self._num_waiting = self._num_frames = self._num_blocks = 0
         self._finished = False
@@ -207,8 +178,8 @@ class TokWriter:
         expected = (self.header.channels, self.header.num_codebooks)
         if codes.ndim != 3 or codes.shape[:2] != expected or not np.issubdtype(codes.dtype, np.integer):
             raise ValueError(f"codes of shape {codes.shape}, {codes.dtype}: this file takes integers (*{expected}, T)")
-        codes = codes.reshape(len(self._widths), -1) if codes.size else np.zeros((len(self._widths), 0), np.int64)
-        if codes.size and (codes.min() < 0 or (codes.max(1) >= self._sizes).any()):
+        codes = codes.reshape(len(self._layout.sizes), codes.shape[2])
+        if codes.size and (codes.min() < 0 or (codes.max(1) >= self._layout.sizes).any()):
             raise ValueError(f"codes must lie within the codebooks, sizes {self.header.spec.codebook_sizes}")
         self._waiting.append(codes.astype(np.int64))
         self._num_waiting += codes.shape[1]
@@ -246,9 +217,9 @@ class TokWriter:
         self._num_waiting -= stop
 
     def _write_block(self, codes: np.ndarray) -> None:
-        payload = pack(codes, self._widths)
+        payload = self._layout.pack(codes, self._num_frames)
         frames = codes.shape[1]
-        block = BLOCK.pack(SYNC, self._num_blocks, self._num_frames, frames, BIT_PACKED, len(payload)) + payload
+        block = BLOCK.pack(SYNC, self._num_blocks, self._num_frames, frames, self._coding, len(payload)) + payload
         crc = CRC.pack(crc32(block, self._seed))  # seeded by the header: a block of another file does not pass for ours
         self._output.write(block + crc)
         self._running = crc32(crc, self._running)
@@ -328,9 +299,10 @@ class TokReader:
         except BaseException:
             self.close()
             raise
-        self._widths, self._sizes = self.header.widths, self.header.sizes
+        self._layout = self.header.layout
+        self._coding = MULTI_RATE if self._layout.multi_rate else BIT_PACKED
         self._seed = self._running = crc32(PREFIX.pack(MAGIC, VERSION, len(self._json)) + self._json)
-        self._budget = LOST_CODES // len(self._widths)
+        self._budget = LOST_CODES // len(self._layout.sizes)
         self.spec, self.num_codebooks = self.header.spec, self.header.num_codebooks
         self.sample_rate, self.channels = self.header.sample_rate, self.header.channels
 
@@ -513,9 +485,9 @@ class TokReader:
         if len(head) < BLOCK.size:
             raise self._cut_short(f"in block {self._blocks + 1}")
         _, index, first, frames, coding, size = BLOCK.unpack(head)
-        if not self._follows(index, first, skipped) or not 1 <= frames * len(self._widths) <= MAX_CODES:
+        if not self._follows(index, first, skipped) or not 1 <= frames * len(self._layout.sizes) <= MAX_CODES:
             raise self._damaged()
-        if size > MAX_PAYLOAD or coding == BIT_PACKED and size != payload_bytes(frames, self._widths):
+        if size > MAX_PAYLOAD or coding == self._coding and size != self._layout.num_bytes(first, frames):
             raise self._damaged()
         data = self._source.peek(BLOCK.size + size + CRC.size)
         if len(data) < BLOCK.size + size + CRC.size:
@@ -523,12 +495,12 @@ class TokReader:
         crc = data[-CRC.size :]
         if CRC.pack(crc32(data[: -CRC.size], self._seed)) != crc:
             raise self._damaged(frames)
-        if coding != BIT_PACKED:
+        if coding != self._coding:
             raise TokError(
                 f"{self.name}: block {index + 1} uses coding {coding}: it needs a newer version of the program"
             )
-        codes = unpack(data[BLOCK.size : -CRC.size], self._widths, frames)
-        if (codes.max(axis=1) >= self._sizes).any():
+        codes = self._layout.unpack(data[BLOCK.size : -CRC.size], first, frames)
+        if (codes.max(axis=1) >= self._layout.sizes).any():
             raise TokError(f"{self.name}: block {index + 1} holds codes that its codebooks do not have: encode again")
         self._source.skip(len(data))
         self._running = crc32(crc, self._running)
@@ -564,7 +536,7 @@ class TokReader:
         return blocks <= frames <= self._budget + self._frames_in(skipped)
 
     def _frames_in(self, num_bytes: int) -> int:
-        return num_bytes * 8 // int(self._widths.sum())
+        return int(num_bytes * 8 // self._layout.bits_per_frame)
 
     def _fill(self, stop: int, frame: np.ndarray, skipped: int) -> Iterator[tuple[int, np.ndarray]]:
         """Repeats `frame` (channels, K, 1) over the lost frames up to `stop`, and notes that they are lost."""
@@ -573,7 +545,7 @@ class TokReader:
             return
         self._budget -= max(0, stop - start - self._frames_in(skipped))
         self._lost.append((start, stop))
-        step = max(1, MAX_CODES // len(self._widths))
+        step = max(1, MAX_CODES // len(self._layout.sizes))
         for at in range(start, stop, step):
             yield at, np.repeat(frame, min(step, stop - at), axis=2)
 

@@ -70,7 +70,7 @@ def save(model: Codec, directory: str | Path) -> None:
 
 def _state(model: Codec) -> dict[str, torch.Tensor]:
     """The tensors that a decoder of tokens needs: no trainers of codebooks."""
-    return {name: value for name, value in model.state_dict().items() if not name.startswith("quantizer.stages.")}
+    return {name: value for name, value in model.state_dict().items() if not name.startswith("quantizer.trainer")}
 
 
 def find(name: str) -> Path:

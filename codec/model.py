@@ -43,10 +43,7 @@ class Codec(nn.Module):
             raise ConfigError(f"sample_rate={config.sample_rate} and frame_size={config.frame_size} must be positive")
         self.config = config
         self.encoder = build_encoder(config.encoder, config.dim, config.frame_size)
-        self.quantizer = quantizers.build(
-            config.quantizer.name, dim=config.dim, num_codebooks=config.quantizer.num_codebooks,
-            codebook_size=config.quantizer.codebook_size, decay=config.quantizer.decay,
-        )
+        self.quantizer = _quantizer(config)
         self.decoder = build_decoder(config.decoder, config.dim, config.frame_size)
         self._spec: tuple[list[tuple[int, int]], TokenSpec] | None = None  # with the versions of the weights it is of
 
@@ -80,53 +77,53 @@ class Codec(nn.Module):
 
     @property
     def latency(self) -> float:
-        """Algorithmic latency in seconds: a frame must be full, and the decoder's output lags it by `delay`."""
-        return (self.frame_size + self.decoder.delay) / self.sample_rate
+        """Algorithmic latency in seconds: the frames that are coded together must be full, and the decoder's output lags
+        them by `delay`."""
+        return (self.frame_size * self.quantizer.frame_multiple + self.decoder.delay) / self.sample_rate
 
     @property
     def device(self) -> torch.device:
-        return self.quantizer.codebooks.device
+        return next(self.encoder.parameters()).device
 
     def bitrate(self, num_codebooks: int | None = None) -> float:
         """Nominal bit/s of one channel coded with that many codebooks."""
-        return self.frame_rate * sum(math.log2(size) for size in self.codebook_sizes[:num_codebooks])
+        return self.frame_rate * self.quantizer.bits_per_frame(num_codebooks)
 
     def codebooks_for(self, num_codebooks: int | None = None, bitrate: float | None = None) -> int:
         """The number of codebooks that is asked for, directly or as bit/s of one channel (rounded down, with a warning).
 
-        Raises ValueError when the model has not as many, or when not even one fits.
+        Raises ValueError when the model has not as many, when they do not decode on their own, or when not even one fits.
         """
         if num_codebooks is not None and bitrate is not None:
             raise ValueError("give num_codebooks or bitrate, not both")
         if bitrate is not None:
-            fitting = [k for k in range(1, self.num_codebooks + 1) if self.bitrate(k) <= bitrate * (1 + 1e-9)]
+            counts = self.quantizer.counts
+            fitting = [k for k in counts if self.bitrate(k) <= bitrate * (1 + 1e-9)]
             if not fitting:
-                raise ValueError(f"{bitrate:g} bit/s is below one codebook: the least is {self.bitrate(1):g} bit/s")
+                raise ValueError(f"{bitrate:g} bit/s is too low: the least is {self.bitrate(counts[0]):g} bit/s, "
+                                 f"{counts[0]} codebook{'s' * (counts[0] > 1)}")
             if bitrate > self.bitrate() * (1 + 1e-9):
                 raise ValueError(f"{bitrate:g} bit/s is more than this model has: the most is {self.bitrate():g} bit/s")
             if abs(self.bitrate(fitting[-1]) - bitrate) > 1e-6 * bitrate:
                 warnings.warn(f"{bitrate:g} bit/s rounds down to {self.bitrate(fitting[-1]):g} bit/s "
                               f"({fitting[-1]} codebooks)", stacklevel=3)
             return fitting[-1]
-        if num_codebooks is None:
-            return self.num_codebooks
-        if num_codebooks not in range(1, self.num_codebooks + 1):
-            raise ValueError(f"num_codebooks={num_codebooks}: this model has 1 to {self.num_codebooks}")
-        return int(num_codebooks)
+        return self.quantizer.check_count(num_codebooks)
 
     @property
     def spec(self) -> TokenSpec:
         """What tokens of this model carry with them. Weights are hashed again only after they have changed."""
         encoder = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
         decoder = self.decoder.state_dict()
-        codebooks = {"codebooks": self.quantizer.codebooks}
+        codebooks = self.quantizer.inference_state()
         weights = [*encoder.values(), *decoder.values(), *codebooks.values()]
         versions = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
         if self._spec is None or self._spec[0] != versions:
             self._spec = versions, TokenSpec(
                 name=self.config.name, sample_rate=self.sample_rate, frame_size=self.frame_size,
                 codebook_sizes=self.codebook_sizes, fingerprint=_fingerprint(encoder | codebooks),
-                decoder_fingerprint=_fingerprint(decoder | codebooks),
+                decoder_fingerprint=_fingerprint(decoder | codebooks), counts=self.quantizer.counts,
+                strides=self.quantizer.strides,
             )
         return self._spec[1]
 
@@ -136,8 +133,9 @@ class Codec(nn.Module):
 
     def check_dtype(self) -> None:
         """Raise ValueError unless the weights are float32: in half precision the tokens would be others."""
-        if self.quantizer.codebooks.dtype != torch.float32:
-            raise ValueError(f"the weights are {self.quantizer.codebooks.dtype}: call model.float() before coding")
+        dtype = next(self.encoder.parameters()).dtype
+        if dtype != torch.float32:
+            raise ValueError(f"the weights are {dtype}: call model.float() before coding")
 
     # Audio to tokens and back
 
@@ -193,10 +191,16 @@ class Codec(nn.Module):
     def encode_frames(self, wav: Tensor, num_codebooks: int) -> Tensor:
         """wav (B, 1, n * frame_size) at the model's rate to codes (B, k, n)."""
         codes, state = [], None
-        for block in wav.split(BLOCK_FRAMES * self.frame_size, dim=2):
+        for block in wav.split(self.block_frames * self.frame_size, dim=2):
             latents, state = self.encoder(block, state)
             codes.append(self.quantizer.encode(latents, num_codebooks))
         return torch.cat(codes, 2)
+
+    @property
+    def block_frames(self) -> int:
+        """Frames that pass the encoder at a time: a whole number of those that the quantizer codes together."""
+        multiple = self.quantizer.frame_multiple
+        return max(1, BLOCK_FRAMES // multiple) * multiple
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
@@ -277,6 +281,16 @@ class Codec(nn.Module):
             codes=result.codes if quantize else None, losses=result.losses if quantize else {},
             stats=result.stats if quantize else {},
         )
+
+
+def _quantizer(config: CodecConfig) -> quantizers.Quantizer:
+    try:
+        quantizer = quantizers.build(dim=config.dim, **config.quantizer.to_dict())
+    except ValueError as error:
+        raise ConfigError(f"quantizer: {error}") from None
+    if not quantizer.decodes:
+        raise ConfigError(f"quantizer: {config.quantizer.name} has no decode, so no codec can be built with it")
+    return quantizer
 
 
 def _fingerprint(tensors: dict[str, Tensor]) -> str:

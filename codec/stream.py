@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from codec.model import Codec
@@ -49,27 +50,34 @@ class Stream:
 
     @torch.no_grad()
     def encode(self, pcm: Tensor) -> Tensor:
-        """Samples (B, 1, n) at the model's rate, n >= 0, to the codes (B, K, m) of the frames that are now full.
+        """Samples (B, 1, n) at the model's rate, n >= 0, to the codes (B, K, m) of the frames that are now full: m is a
+        multiple of the frames that the quantizer codes together (1 for most).
 
         Raises ValueError for another shape, integers, and samples that are not finite; the stream then is as it was.
         """
         if pcm.dim() != 3 or pcm.shape[:2] != (self.batch_size, 1):
             raise ValueError(f"pcm has shape {tuple(pcm.shape)}: this stream takes ({self.batch_size}, 1, n)")
-        size = self.model.frame_size
         wav = torch.cat([self._pending, as_samples(pcm).to(self._pending.device)], dim=2)
-        frames = wav.shape[2] // size
+        together = self.model.quantizer.frame_multiple
+        return self._encode(wav, wav.shape[2] // (self.model.frame_size * together) * together)
+
+    @torch.no_grad()
+    def flush(self) -> Tensor:
+        """The codes (B, K, m) of the last frames, filled up with zeros; m is 0 when no samples wait."""
+        size = self.model.frame_size
+        wav = F.pad(self._pending, (0, -self._pending.shape[2] % size))
+        return self._encode(wav, wav.shape[2] // size)
+
+    def _encode(self, wav: Tensor, frames: int) -> Tensor:
+        """Encode the first frames of wav (B, 1, n) and keep the rest."""
+        size = self.model.frame_size
         self._pending = wav[..., frames * size :].clone()  # a view would keep the whole chunk alive
         codes = [torch.zeros(self.batch_size, self.num_codebooks, 0, dtype=torch.int64, device=wav.device)]
         if frames:
-            for block in wav[..., : frames * size].split(BLOCK_FRAMES * size, dim=2):
+            for block in wav[..., : frames * size].split(self.model.block_frames * size, dim=2):
                 latents, self._encoder_state = self.model.encoder(block, self._encoder_state)
                 codes.append(self.model.quantizer.encode(latents, self.num_codebooks))
         return torch.cat(codes, 2)
-
-    def flush(self) -> Tensor:
-        """The code (B, K, 1) of the last frame, filled up with zeros, or (B, K, 0) when no samples wait."""
-        missing = -self._pending.shape[2] % self.model.frame_size
-        return self.encode(self._pending.new_zeros(self.batch_size, 1, missing))
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -79,9 +87,7 @@ class Stream:
         """
         if codes.dim() != 3 or codes.shape[0] != self.batch_size:
             raise ValueError(f"codes have shape {tuple(codes.shape)}: this stream takes ({self.batch_size}, k, m)")
-        sizes = self.model.codebook_sizes[: codes.shape[1]]
-        if len(sizes) < max(1, codes.shape[1]):
-            raise ValueError(f"codes hold {codes.shape[1]} codebooks: this model has 1 to {self.model.num_codebooks}")
+        sizes = self.model.codebook_sizes[: self.model.quantizer.check_count(codes.shape[1])]
         if codes.numel() and (codes.min() < 0 or (codes.amax((0, 2)).cpu() >= torch.tensor(sizes)).any()):
             raise ValueError(f"codes lie outside 0 to {sizes[0] - 1}: take special tokens and offsets out first")
         wav = [torch.zeros(self.batch_size, 1, 0, device=self.model.device)]

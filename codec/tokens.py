@@ -13,6 +13,7 @@ from torch import Tensor
 
 MAX_CODEBOOKS = 256
 MAX_CODEBOOK_SIZE = 65536
+MAX_STRIDE = 1024
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class TokenSpec:
         codebook_sizes: of all codebooks that the model has, 2 to 65536 entries each.
         fingerprint: of encoder and codebooks, 16 hexadecimal digits. Tokens decode only with these.
         decoder_fingerprint: of the decoder at the time of encoding; a better decoder may take its place.
+        counts: the numbers of codebooks whose first ones decode on their own; every number when left out.
+        strides: frames for which each codebook holds one code, above 1 for codebooks of a lower frame rate; 1 when left
+            out.
     """
 
     name: str
@@ -34,9 +38,14 @@ class TokenSpec:
     codebook_sizes: tuple[int, ...]
     fingerprint: str
     decoder_fingerprint: str
+    counts: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "codebook_sizes", tuple(self.codebook_sizes))
+        sizes = tuple(self.codebook_sizes)
+        object.__setattr__(self, "codebook_sizes", sizes)
+        object.__setattr__(self, "counts", tuple(self.counts) or tuple(range(1, len(sizes) + 1)))
+        object.__setattr__(self, "strides", tuple(self.strides) or (1,) * len(sizes))
         if not 1 <= len(self.name) <= 200 or not self.name.isprintable():
             raise ValueError(f"model name {self.name[:200]!r} must be 1 to 200 printable characters")
         if not 1 <= self.sample_rate < 2**31 or not 1 <= self.frame_size < 2**31:
@@ -45,6 +54,11 @@ class TokenSpec:
             raise ValueError(f"{len(self.codebook_sizes)} codebooks: a model has 1 to {MAX_CODEBOOKS}")
         if not all(2 <= size <= MAX_CODEBOOK_SIZE for size in self.codebook_sizes):
             raise ValueError(f"codebook sizes must lie in 2 to {MAX_CODEBOOK_SIZE}, got {self.codebook_sizes}")
+        if list(self.counts) != sorted({*self.counts, len(self.codebook_sizes)}) or self.counts[0] < 1:
+            raise ValueError(f"counts={self.counts} must rise from 1 or more to {len(self.codebook_sizes)}, all codebooks")
+        longest = max(self.strides)
+        if len(self.strides) != len(sizes) or not all(1 <= s <= MAX_STRIDE and longest % s == 0 for s in self.strides):
+            raise ValueError(f"strides={self.strides} must be one divisor of the longest (at most {MAX_STRIDE}) for each codebook")
         for value in (self.fingerprint, self.decoder_fingerprint):
             if not re.fullmatch("[0-9a-f]{16}", value):
                 raise ValueError(f"fingerprint {value[:40]!r} must be 16 hexadecimal digits")
@@ -53,6 +67,16 @@ class TokenSpec:
     def frame_rate(self) -> float:
         """Frames a second."""
         return self.sample_rate / self.frame_size
+
+    @property
+    def frame_multiple(self) -> int:
+        """Frames after which all codebooks start a new code together."""
+        return max(self.strides)  # the others divide it
+
+    def bits_per_frame(self, num_codebooks: int | None = None) -> float:
+        """Nominal bits of a frame of the first codebooks, on average where a code is held for several frames."""
+        pairs = zip(self.codebook_sizes[:num_codebooks], self.strides)
+        return sum(math.log2(size) / stride for size, stride in pairs)
 
 
 def frames_for(num_samples: int, sample_rate: int, spec: TokenSpec) -> int:
@@ -127,6 +151,9 @@ class Tokens:
             raise ValueError(f"codes have shape {tuple(codes.shape)}: they must be (rows, codebooks, frames)")
         if not 1 <= codes.shape[1] <= len(sizes):
             raise ValueError(f"codes have {codes.shape[1]} codebooks; model {self.spec.name!r} has 1 to {len(sizes)}")
+        if codes.shape[1] not in self.spec.counts:
+            raise ValueError(f"codes have {codes.shape[1]} codebooks, but those of model {self.spec.name!r} decode together: "
+                             f"{', '.join(map(str, self.spec.counts))}")
         if codes.numel() == 0:
             return
         low, high = codes.amin(dim=(0, 2)).tolist(), codes.amax(dim=(0, 2)).tolist()
@@ -164,8 +191,7 @@ class Tokens:
     @property
     def bitrate(self) -> float:
         """Nominal bit/s of one item with all its channels: what the codebook sizes imply, before any entropy coding."""
-        bits = sum(math.log2(size) for size in self.spec.codebook_sizes[: self.num_codebooks])
-        return bits * self.spec.frame_rate * self.channels
+        return self.spec.bits_per_frame(self.num_codebooks) * self.spec.frame_rate * self.channels
 
     def __repr__(self) -> str:
         seconds = ", ".join(f"{n / self.sample_rate:.2f} s" for n in self.num_samples[:4])
@@ -186,6 +212,9 @@ class Tokens:
                 f"truncate({num_codebooks}): these tokens hold {self.num_codebooks} codebooks; "
                 f"keep 1 to {self.num_codebooks} of them, or encode again for more"
             )
+        if num_codebooks not in self.spec.counts:
+            kept = ", ".join(str(k) for k in self.spec.counts if k <= self.num_codebooks)
+            raise ValueError(f"truncate({num_codebooks}): the codebooks of model {self.spec.name!r} only decode together: keep {kept}")
         return replace(self, codes=self.codes[:, :num_codebooks])
 
     def __getitem__(self, frames: slice) -> Tokens:
@@ -196,6 +225,9 @@ class Tokens:
             raise ValueError(f"tokens[a:b:{frames.step}]: frames must follow each other; leave the step out")
         start, stop, _ = frames.indices(self.num_frames)
         stop = max(start, stop)
+        if start % self.spec.frame_multiple:
+            raise ValueError(f"tokens[{start}:...]: these codes are held for up to {self.spec.frame_multiple} frames: "
+                             f"start at a multiple of {self.spec.frame_multiple}")
         lengths = (self.lengths.clamp(max=stop) - start).clamp(min=0)
         skipped = samples_for(start, self.sample_rate, self.spec)
         samples = tuple(

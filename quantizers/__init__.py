@@ -11,6 +11,6 @@ Encoding and decoding need torch alone; `vector_quantize_pytorch` is imported wh
 from __future__ import annotations
 
 from quantizers.base import Quantizer, QuantizerOutput
-from quantizers.registry import available, build
+from quantizers.registry import available, build, option_types, options
 
-__all__ = ["Quantizer", "QuantizerOutput", "available", "build"]
+__all__ = ["Quantizer", "QuantizerOutput", "available", "build", "option_types", "options"]

@@ -34,6 +34,8 @@ class Quantizer(nn.Module):
     in checkpoints of training and in no saved model.
     """
 
+    decodes = True  # False for what only makes labels
+
     def __init__(self, dim: int, codebook_sizes: tuple[int, ...]) -> None:
         super().__init__()
         if dim < 1:
@@ -61,6 +63,11 @@ class Quantizer(nn.Module):
     def strides(self) -> tuple[int, ...]:
         """Frames for which each codebook holds one code; above 1 only where codebooks have rates of their own."""
         return (1,) * self.num_codebooks
+
+    @property
+    def frame_multiple(self) -> int:
+        """Frames that are coded together: latents must come in multiples of it, but for the last ones of a signal."""
+        return max(self.strides)  # the others divide it
 
     def bits_per_frame(self, num_codebooks: int | None = None) -> float:
         """Nominal bits of a frame (on average, where a code is held for several) of the first codebooks."""
@@ -157,10 +164,10 @@ class Quantizer(nn.Module):
             return self.num_codebooks
         if k not in self.counts:
             if self.counts == (self.num_codebooks,):
-                raise ValueError(f"{k} codebooks are asked for: the {self.num_codebooks} of this quantizer only decode together")
+                raise ValueError(f"{k} codebooks are asked for: the {self.num_codebooks} there are only decode together")
             dense = self.counts == tuple(range(1, self.num_codebooks + 1))
             has = f"1 to {self.num_codebooks}" if dense else ", ".join(map(str, self.counts))
-            raise ValueError(f"{k} codebooks are asked for: this quantizer has {has}")
+            raise ValueError(f"{k} codebooks are asked for: there are {has}")
         return int(k)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import typing
 from typing import Any
 
 from quantizers.base import Quantizer
@@ -26,6 +27,8 @@ FAMILIES = {
     "mvq": ("mvq", "MultiCodebookVQ"),
 }
 
+COMMON = ("dim", "num_codebooks", "codebook_size")
+
 
 def available() -> tuple[str, ...]:
     """Names that `build` knows."""
@@ -40,12 +43,23 @@ def family(name: str) -> type[Quantizer]:
     return getattr(importlib.import_module(f"quantizers.{module}"), cls)
 
 
-def build(name: str, dim: int, num_codebooks: int, codebook_size: int, **options: Any) -> Quantizer:
+def options(name: str) -> dict[str, Any]:
+    """The options of a family and their defaults, besides dim, num_codebooks and codebook_size."""
+    parameters = inspect.signature(family(name)).parameters.values()
+    return {one.name: one.default for one in parameters if one.name not in COMMON}
+
+
+def option_types(name: str) -> dict[str, Any]:
+    """The types of these options."""
+    hints = typing.get_type_hints(family(name).__init__)
+    return {option: hints[option] for option in options(name)}
+
+
+def build(name: str, dim: int, num_codebooks: int, codebook_size: int, **chosen: Any) -> Quantizer:
     """Build the quantizer `name` for latents (B, dim, T). Raises ValueError for a name, an option or a value that it
     has not."""
-    cls = family(name)
-    known = [p for p in inspect.signature(cls).parameters if p not in ("dim", "num_codebooks", "codebook_size")]
-    unknown = [option for option in options if option not in known]
+    known = options(name)
+    unknown = [option for option in chosen if option not in known]
     if unknown:
         raise ValueError(f"quantizer {name!r} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}")
-    return cls(dim=dim, num_codebooks=num_codebooks, codebook_size=codebook_size, **options)
+    return family(name)(dim=dim, num_codebooks=num_codebooks, codebook_size=codebook_size, **chosen)

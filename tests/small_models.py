@@ -8,7 +8,7 @@ from codec.config import (
     CodecConfig,
     ConvNeXtDecoderConfig,
     ConvNeXtEncoderConfig,
-    RVQConfig,
+    QuantizerConfig,
     SEANetDecoderConfig,
     SEANetEncoderConfig,
 )
@@ -23,7 +23,7 @@ def make_config(**changes) -> CodecConfig:
             window=160, channels=27, hidden=50, blocks=2, upsample=4, fine_channels=18, fine_hidden=31, fine_blocks=1,
             kernel_size=5, delay=160,
         ),
-        "quantizer": RVQConfig(num_codebooks=4, codebook_size=32),
+        "quantizer": QuantizerConfig(num_codebooks=4, codebook_size=32),
     }
     return CodecConfig(**(settings | changes))
 

@@ -15,7 +15,8 @@ import torch
 
 from codec import container
 from codec.atomic import WriteError
-from codec.container import TokError, TokReader, TokWriter, pack, payload_bytes, unpack
+from codec.container import TokError, TokReader, TokWriter
+from codec.packing import Layout
 from codec.tokens import Tokens, TokenSpec, frames_for
 
 SPEC = TokenSpec("tiny", 16000, 320, (1024,) * 8, "0123456789abcdef", "fedcba9876543210")
@@ -83,11 +84,54 @@ def test_no_frames():
 def test_packing_is_tight_and_exact():
     widths = np.array([1, 16, 10, 3, 10])
     codes = np.random.default_rng(0).integers(0, (1 << widths)[:, None], (5, 77))
-    payload = pack(codes, widths)
-    assert len(payload) == payload_bytes(77, widths) == -(-77 * 40 // 8)
-    assert np.array_equal(unpack(payload, widths, 77), codes)
+    layout = Layout(1 << widths, np.ones(5, int))
+    payload = layout.pack(codes)
+    assert len(payload) == layout.num_bytes(0, 77) == -(-77 * 40 // 8)
+    assert np.array_equal(layout.unpack(payload, 0, 77), codes)
     bits = "".join(f"{codes[c, t]:0{w}b}" for t in range(77) for c, w in enumerate(widths))  # as in docs/tok-format.md
     assert payload == int(bits.ljust(len(payload) * 8, "0"), 2).to_bytes(len(payload), "big")
+
+
+@pytest.mark.parametrize("first", [0, 1, 3, 4, 8])
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 9, 50])
+def test_codes_of_lower_rates_are_stored_once(first, frames):
+    strides = np.array([4, 1, 2, 4])
+    layout = Layout(np.array([1000, 16, 1024, 2]), strides)
+    rng = np.random.default_rng(first)
+    slow = [rng.integers(0, size, 99).repeat(stride) for size, stride in zip(layout.sizes, strides)]
+    codes = np.stack([column[first : first + frames] for column in slow])
+    payload = layout.pack(codes, first)
+    assert len(payload) == layout.num_bytes(first, frames)
+    assert np.array_equal(layout.unpack(payload, first, frames), codes)
+    stored = {stride: len({t // stride for t in range(first, first + frames)}) for stride in (1, 2, 4)}
+    assert len(payload) == -(-4 * stored[1] // 8) + -(-10 * stored[2] // 8) + -(-11 * stored[4] // 8)
+
+
+def test_a_code_that_changes_within_its_stride_is_refused():
+    with pytest.raises(ValueError, match="hold each code for 2 frames"):
+        Layout(np.array([16]), np.array([2])).pack(np.array([[3, 4]]))
+
+
+def test_files_of_several_rates_and_of_codebooks_that_belong_together():
+    spec = TokenSpec("slow", 16000, 320, (64, 64, 64), "0" * 16, "1" * 16, counts=(2, 3), strides=(4, 2, 1))
+    rng = np.random.default_rng(0)
+    codes = np.stack([rng.integers(0, 64, 1203).repeat(stride)[:1203] for stride in spec.strides])[None]
+    file = io.BytesIO()
+    with TokWriter(file, spec, 3, 16000) as writer:
+        for part in np.split(codes, [1, 7, 600, 601], axis=2):  # live: blocks end anywhere
+            writer.write(part)
+            writer.flush()
+        writer.finish(1203 * 320)
+    got, reader = read(file.getvalue())
+    assert reader.spec == spec and np.array_equal(got, codes)
+    whole = io.BytesIO()
+    with TokWriter(whole, spec, 3, 16000) as writer:
+        writer.write(codes)
+        writer.finish(1203 * 320)
+    assert np.array_equal(read(whole.getvalue())[0], codes)
+    assert len(whole.getvalue()) < 1203 * 6 * 1.75 / 8 + 900  # 1/4 + 1/2 + 1 codes of 6 bits a frame, and the frame of the blocks
+    with pytest.raises(ValueError, match="first 2, 3"):
+        TokWriter(io.BytesIO(), spec, 1, 16000)
 
 
 def test_an_hour_costs_what_the_bits_cost():
@@ -352,7 +396,7 @@ def test_hostile_numbers_are_refused_without_allocating(data):
 
 def test_a_code_beyond_its_codebook_is_refused():
     spec = TokenSpec("odd", 16000, 320, (1000, 1000), "0" * 16, "1" * 16)
-    bad = pack(np.array([[999], [1000]]), np.array([10, 10]))
+    bad = Layout(np.array([1024, 1024]), np.ones(2, int)).pack(np.array([[999], [1000]]))
     with pytest.raises(TokError, match="codebooks do not have"):
         read(forge(spec=spec, blocks=[(0, 0, 1, 0, bad)], totals=(1, 320, 1)))
 
@@ -360,8 +404,8 @@ def test_a_code_beyond_its_codebook_is_refused():
 def test_newer_files_say_so():
     with pytest.raises(TokError, match="version 2.*newer"):
         TokReader(io.BytesIO(forge(version=2)))
-    with pytest.raises(TokError, match="coding 1.*newer"):
-        read(forge(blocks=[(0, 0, 1, 1, b"whatever it is")], totals=(1, 320, 1)))
+    with pytest.raises(TokError, match="coding 2.*newer"):
+        read(forge(blocks=[(0, 0, 1, 2, b"whatever it is")], totals=(1, 320, 1)))
 
 
 def test_header_fields_of_later_writers_do_no_harm():

@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 from codec import AudioError, Codec, CodecConfig, TokError, Tokens
-from codec.config import ConvNeXtDecoderConfig, ConvNeXtEncoderConfig, RVQConfig
+from codec.config import ConvNeXtDecoderConfig, ConvNeXtEncoderConfig, QuantizerConfig
 from codec.container import TokReader, TokWriter
 from codec.files import cut, decode_file, decoded, encode_file, mute
 
@@ -23,7 +23,7 @@ def tiny_codec(seed: int = 0) -> Codec:
     config = CodecConfig(
         name="tiny", dim=8, encoder=ConvNeXtEncoderConfig(channels=16, hidden=32, blocks=1),
         decoder=ConvNeXtDecoderConfig(channels=16, hidden=32, blocks=1, fine_channels=8, fine_hidden=16, fine_blocks=1),
-        quantizer=RVQConfig(num_codebooks=4, codebook_size=16),
+        quantizer=QuantizerConfig(num_codebooks=4, codebook_size=16),
     )
     return Codec(config).eval().requires_grad_(False)
 

@@ -160,8 +160,8 @@ def test_bad_samples_are_refused_and_the_stream_goes_on(any_model):
 
 
 @pytest.mark.parametrize("codes, message", [
-    (torch.zeros(1, 5, 2, dtype=torch.int64), "this model has 1 to 4"),
-    (torch.zeros(1, 0, 2, dtype=torch.int64), "this model has 1 to 4"),
+    (torch.zeros(1, 5, 2, dtype=torch.int64), "there are 1 to 4"),
+    (torch.zeros(1, 0, 2, dtype=torch.int64), "there are 1 to 4"),
     (torch.full((1, 4, 2), 32), "lie outside 0 to 31"),
     (torch.full((1, 4, 2), -1), "lie outside 0 to 31"),
     (torch.zeros(2, 4, 2, dtype=torch.int64), "this stream takes"),

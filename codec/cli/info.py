@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def _tok(name: str) -> dict[str, Any]:
     with TokReader(name, salvage=problem is not None) as reader:
         blocks = sum(1 for _ in reader.blocks())
     spec, samples = reader.spec, reader.num_samples
-    bits = spec.frame_rate * sum(math.log2(size) for size in spec.codebook_sizes[: reader.num_codebooks])
+    bits = spec.frame_rate * spec.bits_per_frame(reader.num_codebooks)
     return {
         "kind": "tok", "file": name, "model": spec.name, "fingerprint": spec.fingerprint,
         "decoder_fingerprint": spec.decoder_fingerprint, "seconds": samples / reader.sample_rate,
@@ -93,11 +92,11 @@ def _model(name: str) -> dict[str, Any]:
         "kind": "model", "name": model.config.name, "sample_rate": model.sample_rate, "frame_rate": model.frame_rate,
         "frame_size": model.frame_size, "channels": model.channels, "num_codebooks": model.num_codebooks,
         "codebook_sizes": list(model.codebook_sizes),
-        "bitrates": [model.bitrate(k + 1) for k in range(model.num_codebooks)], "latency_ms": 1000 * model.latency,
+        "bitrates": [model.bitrate(k) for k in model.quantizer.counts], "latency_ms": 1000 * model.latency,
         "fingerprint": spec.fingerprint, "decoder_fingerprint": spec.decoder_fingerprint,
         "encoder_parameters": sum(p.numel() for p in model.encoder.parameters()),
         "decoder_parameters": sum(p.numel() for p in model.decoder.parameters()),
-        "codebook_parameters": model.quantizer.codebooks.numel(), "bytes": weights.stat().st_size,
+        "codebook_parameters": sum(value.numel() for value in model.quantizer.inference_state().values()), "bytes": weights.stat().st_size,
     }
 
 

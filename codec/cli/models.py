@@ -22,6 +22,6 @@ def run(args: argparse.Namespace) -> None:
         mark = " (default)" if name == hub.DEFAULT else ""
         print(
             f"{name}{mark}: {model.sample_rate / 1000:g} kHz mono, {model.frame_rate:g} frames/s, "
-            f"{model.num_codebooks} codebooks of {model.codebook_size}, {kbits(model.bitrate(1))} to "
+            f"{model.num_codebooks} codebooks of {model.codebook_size}, {kbits(model.bitrate(model.quantizer.counts[0]))} to "
             f"{kbits(model.bitrate())}, latency {1000 * model.latency:g} ms"
         )

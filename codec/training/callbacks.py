@@ -85,7 +85,7 @@ class Validation(lightning.Callback):
         with module.ema.swapped(model), torch.autocast(module.device.type, enabled=False):
             model.eval()
             try:
-                counts = [k for k in (1, 2, 4, 8, 16, 32) if k < model.num_codebooks] + [model.num_codebooks]
+                counts = [k for k in (1, 2, 4, 8, 16, 32) if k in model.quantizer.counts[:-1]] + [model.num_codebooks]
                 rows = [{"step": module.step, "codebooks": k, **self.measure(module, model, k)} for k in counts]
                 self.report(trainer, rows, time.monotonic() - started)
                 score = rows[-1]["pesq"] + 4 * rows[-1]["stoi"] if rows[-1]["pesq"] else -rows[-1]["mel"]

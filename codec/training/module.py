@@ -15,6 +15,7 @@ import lightning
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import discriminators
 from codec import hub
@@ -111,10 +112,11 @@ class CodecTraining(lightning.LightningModule):
         gradient = balanced_gradient(spectral.total, judgement, shares, output.audio)
         if judged:
             self.discriminator.requires_grad_(True)
-        # One backward pass through the codec: the balanced gradient at its output, and the commitment at its latents.
+        # One backward pass through the codec: the balanced gradient at its output, the quantizer's losses at its latents.
         objective = (output.audio * gradient).sum()
         if quantize:
-            objective = objective + self.recipe.loss.commitment * output.losses["commitment"]
+            weights = {"commitment": self.recipe.loss.commitment}  # a quantizer weighs its other losses itself
+            objective = objective + sum(weights.get(name, 1.0) * loss for name, loss in output.losses.items())
         optimizers[0].zero_grad(set_to_none=True)
         self.manual_backward(objective)
         norm = self._clipped_step(self.model, optimizers[0])
@@ -148,12 +150,17 @@ class CodecTraining(lightning.LightningModule):
         return round(min(recipe.adversary.crop_seconds, recipe.data.crop_seconds) * recipe.model.sample_rate)
 
     def _active(self, batch: int) -> Tensor:
-        """Quantizer dropout: codebooks (B,) of each item. A share `full_rate` uses all, the rest 1..K by weight."""
-        schedule = self.recipe.schedule
+        """Quantizer dropout: codebooks (B,) of each item. A share `full_rate` uses all, the others 1..K by weight."""
+        schedule, quantizer = self.recipe.schedule, self.model.quantizer
         weights = torch.tensor(schedule.dropout_weights)
-        active = 1 + torch.multinomial(weights, batch, replacement=True)
+        weights = F.pad(weights, (0, max(0, quantizer.num_codebooks - len(weights))))
+        counts = torch.tensor(quantizer.counts)
+        weights = weights[counts - 1]
+        if weights.sum() <= 0:  # only together, say
+            return torch.full((batch,), quantizer.num_codebooks, device=self.device)
+        active = counts[torch.multinomial(weights, batch, replacement=True)]
         full = torch.rand(batch) < schedule.full_rate
-        return torch.where(full, len(weights), active).to(self.device)
+        return torch.where(full, quantizer.num_codebooks, active).to(self.device)
 
     @torch.no_grad()
     def _initialize_codebooks(self) -> None:

@@ -62,7 +62,8 @@ class ScheduleConfig:
 
     The learning rate warms up, stays, and decays by a cosine over the last `decay` of the steps to `final` of itself.
     Until `quantize_from` the latents pass unquantized; then the codebooks start by k-means on `init_batches`. A share
-    `full_rate` of the items uses all codebooks, the others 1, 2, ... with `dropout_weights`.
+    `full_rate` of the items uses all codebooks, the others k = 1, 2, ... with `dropout_weights[k - 1]` (0 behind its end), as
+    far as the first k codebooks of the quantizer decode on their own.
     """
 
     steps: int = 100_000
@@ -169,8 +170,8 @@ def _check(recipe: Recipe) -> None:
     if not recipe.loss.spectral:
         raise ConfigError("loss.spectral is empty: name at least one reconstruction loss, e.g. {name: mel}")
     weights = recipe.schedule.dropout_weights
-    if len(weights) != recipe.model.quantizer.num_codebooks or min(weights) < 0 or sum(weights) <= 0:
-        raise ConfigError("schedule.dropout_weights needs one weight >= 0 for each codebook, not all 0")
+    if not weights or min(weights) < 0 or sum(weights) <= 0:
+        raise ConfigError("schedule.dropout_weights are numbers >= 0, not all 0")
     for where, entries in (("loss.spectral", recipe.loss.spectral), ("adversary.discriminators", recipe.adversary.discriminators)):
         if not all(isinstance(entry, dict) and isinstance(entry.get("options") or {}, dict) for entry in entries):
             raise ConfigError(f"{where} is a list of mappings like {{name: ..., options: {{...}}}}")

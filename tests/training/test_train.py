@@ -243,7 +243,7 @@ def test_init_does_not_resume_a_run_without_it(data, tmp_path):
     ("data.batch_size=0", "at least 1"),
     ("nothing", "key=value"),
     ("model.encoder.name=os.system", "no encoder is named"),
-    ("schedule.dropout_weights=[1]", "one weight"),
+    ("schedule.dropout_weights=[0, 0]", "not all 0"),
     ("run.precision=fp4", "bf16-mixed"),
     ("data.crop_seconds=0.001", "shorter than one frame"),
     ("loss.spectral=[]", "at least one"),

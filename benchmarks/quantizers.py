@@ -1,0 +1,142 @@
+"""How far each quantizer is from the Shannon bound, and what its codes are like: python benchmarks/quantizers.py
+
+Every family is trained alone, the way a codec trains it: codebooks start from data, then `forward` for some steps, with
+Adam on (quantized - latents)^2 and the family's own losses where it has parameters. Measured on held-out data:
+
+    rate      bits per dimension
+    error     mean squared error over the variance
+    bound     the least error that any code of this rate can have (Gaussian: 2^(-2R); correlated: reverse water-filling)
+    gap       error over bound, in dB
+    kept      share of codes that survive codes -> decode -> encode
+    used      share of the codes of all codebooks that occur
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+
+import torch
+from torch import Tensor
+
+import quantizers
+
+DIM, BATCH, HELD_OUT = 16, 2000, 20_000
+CASES = (
+    ("rvq", 2, 256, {}),
+    ("rvq", 2, 256, {"gradient": "rotation"}),
+    ("grouped_rvq", 2, 256, {"groups": 2}),
+    ("factorized_rvq", 2, 256, {}),
+    ("split_rvq", 2, 256, {}),
+    ("multiscale_rvq", 3, 256, {"strides": (2, 1, 1)}),
+    ("single", 1, 4096, {}),
+    ("product", 2, 256, {}),
+    ("fsq", 2, 6561, {}),
+    ("residual_fsq", 4, 6561, {}),
+    ("lfq", 2, 256, {}),
+    ("bsq", 2, 256, {}),
+    ("simvq", 2, 256, {}),
+    ("kmeans", 2, 256, {}),
+    ("mvq", 2, 256, {}),
+    ("mvq", 8, 256, {"stages": (3, 3, 2)}),
+    ("rvq", 8, 256, {}),
+)
+
+
+def covariance(kind: str) -> Tensor:
+    """(DIM, DIM) with a unit diagonal: white, or a first-order autoregressive process of correlation 0.9."""
+    steps = torch.arange(DIM, dtype=torch.float64)
+    return torch.eye(DIM, dtype=torch.float64) if kind == "white" else 0.9 ** (steps[:, None] - steps).abs()
+
+
+def bound(matrix: Tensor, bits: float) -> float:
+    """Least mean squared error per dimension of `bits` per vector: reverse water-filling over the eigenvalues (Cover and
+    Thomas, section 10.3.3)."""
+    values = torch.linalg.eigvalsh(matrix)
+    low, high = 0.0, float(values.max())
+    for _ in range(200):
+        level = (low + high) / 2
+        rate = 0.5 * torch.log2((values / level).clamp_min(1)).sum()
+        low, high = (level, high) if rate > bits else (low, level)
+    return float(values.clamp_max(level).mean())
+
+
+def draw(factor: Tensor, frames: int, generator: torch.Generator) -> Tensor:
+    """(1, DIM, frames) of the Gaussian with covariance factor factor^T."""
+    return (torch.randn(frames, DIM, generator=generator) @ factor.T).T[None]
+
+
+def train(quantizer: quantizers.Quantizer, factor: Tensor, steps: int, generator: torch.Generator) -> None:
+    quantizer.train()
+    quantizer.prepare_training(BATCH)
+    quantizer.initialize(draw(factor, 20_000, generator))
+    parameters = [p for p in quantizer.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=3e-3) if parameters else None
+    for step in range(steps):
+        latents = draw(factor, BATCH, generator)
+        output = quantizer(latents)
+        if optimizer:
+            optimizer.param_groups[0]["lr"] = 3e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
+            loss = (output.quantized - latents).square().mean() + sum(output.losses.values())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    quantizer.eval()
+
+
+@torch.no_grad()
+def measure(quantizer: quantizers.Quantizer, matrix: Tensor, latents: Tensor) -> dict[str, float]:
+    started = time.process_time()
+    codes = quantizer.encode(latents)
+    seconds = time.process_time() - started
+    decoded = quantizer.decode(codes)
+    again = quantizer.encode(decoded)
+    error = float((decoded - latents).square().mean())
+    recoded = float((quantizer.decode(again) - latents).square().mean())
+    least = bound(matrix, quantizer.bits_per_frame())
+    used = [len(codes[:, k].unique()) / size for k, size in enumerate(quantizer.codebook_sizes)]
+    return {
+        "rate": quantizer.bits_per_frame() / DIM, "error": error, "bound": least, "gap": 10 * math.log10(error / least),
+        "kept": float((codes == again).float().mean()), "recoded": recoded / error, "used": sum(used) / len(used),
+        "us_per_frame": 1e6 * seconds / latents.shape[2],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--only", default="", help="one family")
+    parser.add_argument("--out", default="", help="write the rows as JSON")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for kind in ("white", "correlated"):
+        matrix = covariance(kind)
+        factor = torch.linalg.cholesky(matrix).float()
+        print(f"\n{kind} Gaussian data of {DIM} dimensions, {args.steps} steps of {BATCH} frames, one thread")
+        print("| quantizer | codebooks | bit/dim | error | bound | gap dB | kept | error when coded again | used | us/frame |")
+        print("|---|---|---|---|---|---|---|---|---|---|")
+        for name, books, size, options in CASES:
+            if args.only not in ("", name):
+                continue
+            torch.manual_seed(0)
+            generator = torch.Generator().manual_seed(1)
+            quantizer = quantizers.build(name, DIM, books, size, **options)
+            train(quantizer, factor, args.steps, generator)
+            row = measure(quantizer, matrix, draw(factor, HELD_OUT, generator))
+            rows.append({"data": kind, "quantizer": name, "codebooks": books, "size": size, "options": options} | row)
+            words = ", ".join(f"{key}={value}" for key, value in options.items())
+            print(
+                f"| {name}{f' ({words})' if words else ''} | {books} x {size} | {row['rate']:.3f} | {row['error']:.4f} | "
+                f"{row['bound']:.4f} | {row['gap']:.2f} | {100 * row['kept']:.1f} % | x{row['recoded']:.4f} | "
+                f"{100 * row['used']:.0f} % | {row['us_per_frame']:.1f} |", flush=True,
+            )
+    if args.out:
+        with open(args.out, "w", encoding="utf-8") as file:
+            json.dump(rows, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
