@@ -42,8 +42,8 @@ class ConstantQ(nn.Module):
         deepest = max(0, self.halvings + octaves - 1)
         if hop % 2**deepest:
             raise ValueError(
-                f"a constant-Q transform of {octaves} octaves needs a hop that is a multiple of {2**deepest}, not {hop}; "
-                "take fewer octaves or a longer hop"
+                f"a constant-Q transform of {octaves} octaves needs a hop that is a multiple of {2**deepest}, "
+                f"not {hop}; take fewer octaves or a longer hop"
             )
         self.register_buffer("half_band", half_band_filter().float().view(1, 1, -1), persistent=False)
         for octave in range(octaves):  # lowest first

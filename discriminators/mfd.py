@@ -42,9 +42,9 @@ class MultiFrequencyDiscriminator(Discriminator):
         super().__init__()
         check_positive("mfd", hops=hops, channels=channels, sample_rate=sample_rate)
         if len(hops) != len(channels):
-            raise ValueError(f"discriminator 'mfd': {len(hops)} hops have {len(channels)} channels; give one number per hop")
+            raise ValueError(f"discriminator 'mfd': {len(hops)} hops have {len(channels)} channels; give one per hop")
         if any(width % 32 for width in channels):
-            raise ValueError(f"discriminator 'mfd': channels are {list(channels)}; give multiples of 32, layers have shares")
+            raise ValueError(f"discriminator 'mfd': channels are {list(channels)}; give multiples of 32")
         self.judges = nn.ModuleList(MelDiscriminator(hop, width, sample_rate) for hop, width in zip(hops, channels))
         self.min_samples = 2 * max(hops) + 1
         self.to(memory_format=torch.channels_last)
@@ -82,7 +82,12 @@ class MelDiscriminator(nn.Module):
         to 1 at 20 dB."""
         with torch.autocast(wav.device.type, enabled=False):
             z = torch.stft(
-                wav.squeeze(1).float(), 4 * self.hop, self.hop, window=self.window, pad_mode="reflect", return_complex=True
+                wav.squeeze(1).float(),
+                4 * self.hop,
+                self.hop,
+                window=self.window,
+                pad_mode="reflect",
+                return_complex=True,
             )
             power = torch.view_as_real(z).square().sum(-1)  # (B, bins, N)
             mel = (power + 1e-8).sqrt().mT @ self.bands  # (B, N, bins); the floor bounds the gradient at silence
@@ -90,8 +95,8 @@ class MelDiscriminator(nn.Module):
 
 
 def mel_bands(bins: int, sample_rate: int) -> Tensor:
-    """(bins, bins): as many triangular bands of height 1 as bins, from 0 Hz to half the sample rate, equally wide in mels
-    (2595 log10(1 + f / 700)) but never narrower than the distance of two bins to either side."""
+    """(bins, bands): as many triangular bands of height 1 as bins, from 0 Hz to half the sample rate, equally wide in
+    mels (2595 log10(1 + f / 700)) but to either side never narrower than the distance of two bins."""
     frequencies = torch.linspace(0, sample_rate / 2, bins, dtype=torch.float64)
     top = 2595 * math.log10(1 + sample_rate / 2 / 700)
     edges = 700 * (10 ** (torch.linspace(0, top, bins + 2, dtype=torch.float64) / 2595) - 1)

@@ -13,8 +13,9 @@ from discriminators.stft import ComplexSTFT, check_windows
 
 
 class MultiResolutionBandDiscriminator(Discriminator):
-    """One judge per STFT resolution with layers of its own for each frequency band: real and imaginary parts are cut into
-    bands, each band has five convolutions, and one scores them side by side, so that soft upper bands are not drowned.
+    """One judge per STFT resolution with layers of its own for each frequency band: real and imaginary parts are cut
+    into bands, each band has five convolutions, and one scores them side by side, so that soft upper bands are not
+    drowned.
 
     Source: Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN" (DAC), 2023, section 3.3 (there: 32
     channels). DAC first removes the mean and brings every waveform's peak to 0.8, pads the ends and does not compress;

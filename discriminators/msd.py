@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from discriminators.base import Discriminator, DiscriminatorOutput, check_positive, conv1d, judge_all
 
-# One row a layer: width as a share of the deepest, kernel, stride, groups as a share of the deepest width (0: one group).
+# One row a layer: width as a share of the deepest, kernel, stride, groups as a share of that width (0: one group).
 LAYOUTS: dict[str, tuple[tuple[Fraction, int, int, Fraction], ...]] = {
     "melgan": (
         (Fraction(1, 64), 15, 1, Fraction(0)),
@@ -40,9 +40,9 @@ class MultiScaleDiscriminator(Discriminator):
     HiFi-GAN has spectral norm on the first scale, MelGAN reflects at the ends of the waveform.
 
     scales    1 for the waveform alone; each further one at half the rate of that before.
-    channels  width of the deepest layers, a multiple of 256: groups and the other widths are shares of it. Groups take 4
-              channels each in "melgan".
-    layout    "melgan" (strides 1, 4, 4, 4, 4, 1) or "hifigan" (strides 1, 2, 2, 4, 4, 1, 1, at five to ten times the cost).
+    channels  width of the deepest layers, a multiple of 256: groups and the other widths are shares of it.
+    layout    "melgan" (strides 1, 4, 4, 4, 4, 1; groups of 4 channels) or "hifigan" (strides 1, 2, 2, 4, 4, 1, 1; at
+              five to ten times the cost).
 
     In: wav (B, 1, T), any T > 0. Out, per scale s: logits (B, 1, about T / (256 * 2**s)), "hifigan": 64 in place of
     256, and six features (B, C, .), "hifigan": seven.
@@ -57,7 +57,7 @@ class MultiScaleDiscriminator(Discriminator):
         if layout not in LAYOUTS:
             raise ValueError(f"discriminator 'msd': layout is {layout!r}; choose one of {', '.join(LAYOUTS)}")
         if channels % 256:
-            raise ValueError(f"discriminator 'msd': channels is {channels}; give a multiple of 256, groups are shares of it")
+            raise ValueError(f"discriminator 'msd': channels is {channels}; give a multiple of 256, which groups share")
         self.scales = nn.ModuleList(WaveformDiscriminator(halvings, channels, layout) for halvings in range(scales))
 
     def judge(self, wav: Tensor) -> DiscriminatorOutput:

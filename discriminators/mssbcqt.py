@@ -14,8 +14,9 @@ from discriminators.stft import compress
 
 
 class MultiScaleSubbandCQTDiscriminator(Discriminator):
-    """One judge per constant-Q resolution: fine in frequency for low notes and in time for high ones, as an STFT cannot be
-    both. Every octave has a convolution of its own, which aligns it with the others, as they differ in their time spans.
+    """One judge per constant-Q resolution: fine in frequency for low notes and in time for high ones, where an STFT is
+    the same for all. Every octave has a convolution of its own, which aligns it with the others, as their kernels
+    differ in length.
 
     Source: Gu et al., "Multi-Scale Sub-Band Constant-Q Transform Discriminator for High-Fidelity Vocoder", 2023 (there:
     24 kHz, 9 octaves from 32.7 Hz, 32 channels, no compression). Here all convolutions have weight norm, kernels of the
@@ -28,8 +29,8 @@ class MultiScaleSubbandCQTDiscriminator(Discriminator):
     compression            as for "msstft" (1.0: none, as published).
     sample_rate            in Hz.
 
-    In: wav (B, 1, T), any T > 0; it counts as silent beyond its ends, and the lowest octaves have kernels of seconds. Out, per
-    resolution: logits (B, 1, N, M) over N = ceil(T / hop) frames and M = bins / 2**len(dilations); features:
+    In: wav (B, 1, T), any T > 0; it counts as silent beyond its ends, and the lowest octaves have kernels of seconds.
+    Out, per resolution: logits (B, 1, N, M) over N = ceil(T / hop) frames and M = bins / 2**len(dilations); features:
     len(dilations) + 2 maps (B, channels, N, .).
     Cost: about (25 channels**2 + 54 channels) bins / hop multiply-adds per sample and resolution, forward.
     """
@@ -59,7 +60,8 @@ class MultiScaleSubbandCQTDiscriminator(Discriminator):
         )
         if len(hops) != len(bins_per_octave):
             raise ValueError(
-                f"discriminator 'mssbcqt': {len(hops)} hops have {len(bins_per_octave)} bins_per_octave; give one per hop"
+                f"discriminator 'mssbcqt': {len(hops)} hops have {len(bins_per_octave)} bins_per_octave; "
+                "give one per hop"
             )
         self.resolutions = nn.ModuleList(
             CQTDiscriminator(ConstantQ(sample_rate, hop, octaves, bins, f_min), channels, dilations, compression)

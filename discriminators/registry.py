@@ -53,7 +53,8 @@ def build_all(entries: Iterable[Mapping[str, Any]], sample_rate: int | None = No
         if "name" not in entry or not set(entry) <= {"name", "options"}:
             raise ValueError(f"a discriminator entry has a 'name' and may have 'options', not {dict(entry)!r}")
         name, options = entry["name"], dict(entry.get("options") or {})
-        if sample_rate is not None and name in FAMILIES and "sample_rate" in inspect.signature(FAMILIES[name]).parameters:
+        asks = name in FAMILIES and "sample_rate" in inspect.signature(FAMILIES[name]).parameters
+        if asks and sample_rate is not None:
             options.setdefault("sample_rate", sample_rate)
         members.append(build(name, **options))
     return DiscriminatorSet(members)

@@ -4,14 +4,15 @@
     total, terms = losses(decoded, target)  # both (B, 1, T)
 
 Quiet speech counts as much as loud speech: before any term is computed, both signals of an item are multiplied by the
-one gain that brings the target to an RMS of ``LEVEL`` (-26 dBFS). The gain stops growing for targets below ``FLOOR``
-(-50 dBFS), so that silence stays small and no gradient explodes. Everything is computed in float32, also under
-autocast, and STFTs are shared between the terms that use the same one.
+one gain that brings the target to an RMS of -26 dBFS. The gain stops growing for targets below -50 dBFS, so that
+silence stays small and no gradient explodes. Everything is computed in float32, also under autocast, and STFTs are
+shared between the terms that use the same one.
 """
 
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEVEL = 10 ** (-26 / 20)  # RMS that every target is brought to
-FLOOR = 10 ** (-50 / 20)  # RMS below which a target counts as silence
+from codec.training.pqmf import PQMF
+from codec.training.spectra import LEVEL, Pair, Resolution, Spectrum
 
 
 class Losses(NamedTuple):
@@ -67,7 +68,7 @@ class SpectralLosses(nn.Module):
                 f"decoded and target must both be (B, C, T), not {tuple(decoded.shape)} and {tuple(target.shape)}"
             )
         with torch.autocast(decoded.device.type, enabled=False):
-            pair = Pair(decoded.flatten(0, 1).float(), target.flatten(0, 1).detach().float())
+            pair = Pair.at_level(decoded.flatten(0, 1).float(), target.flatten(0, 1).detach().float())
             terms = {name: term(pair) for name, term in self.terms.items()}
             total = torch.zeros((), device=decoded.device)
             for name, value in terms.items():
@@ -75,83 +76,51 @@ class SpectralLosses(nn.Module):
         return Losses(total, terms)
 
 
-class OneSidedDFT(torch.autograd.Function):
-    """frames (..., n) -> real and imaginary parts (..., n // 2 + 1), each contiguous.
-
-    The values are those of ``torch.fft.rfft``, but the gradient is one real inverse transform, where torch transforms
-    all n complex bins, and no strided view of a complex tensor slows down what follows: half the time of a loss on a
-    CPU. n must be even.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, frames: Tensor) -> tuple[Tensor, Tensor]:
-        z = torch.fft.rfft(frames)
-        return z.real.contiguous(), z.imag.contiguous()
-
-    @staticmethod
-    def backward(ctx: Any, real: Tensor, imag: Tensor) -> Tensor:
-        z = torch.complex(real, imag)
-        z[..., 1:-1] *= 0.5  # the inverse counts every bin twice but the first and the last
-        return torch.fft.irfft(z, norm="forward")
-
-
-class Spectrum:
-    """A centred STFT with a hop of a quarter window, as ``torch.stft`` computes it.
-
-    real, imag and power are (B, frames, bins).
-    """
-
-    def __init__(self, wav: Tensor, n_fft: int, window: Tensor) -> None:
-        hop = n_fft // 4
-        wav = F.pad(wav.unsqueeze(1), (n_fft // 2, n_fft // 2), mode="reflect").squeeze(1)
-        frames = 1 + (wav.shape[-1] - n_fft) // hop
-        quarters = wav[:, : (frames + 3) * hop].unflatten(-1, (-1, hop))  # (B, frames + 3, hop)
-        quarters = torch.cat([quarters[:, i : frames + i] for i in range(4)], dim=-1)  # (B, frames, n_fft)
-        self.real, self.imag = OneSidedDFT.apply(quarters * window)
-        self.power = self.real.square() + self.imag.square()
-        self._magnitude: dict[float, Tensor] = {}
-
-    def magnitude(self, eps: float) -> Tensor:
-        """The magnitude as ``auraloss`` floors it, (B, frames, bins)."""
-        if eps not in self._magnitude:
-            self._magnitude[eps] = self.power.clamp_min(eps).sqrt()
-        return self._magnitude[eps]
-
-
-class Pair:
-    """Decoded and target waveforms (B, T) at the common level, and their spectra, each computed once."""
-
-    def __init__(self, decoded: Tensor, target: Tensor) -> None:
-        rms = target.square().mean(-1, keepdim=True).sqrt()  # (B, 1)
-        gain = LEVEL / rms.clamp_min(FLOOR)
-        self.audible = (rms.squeeze(-1) >= FLOOR).nonzero().flatten()  # the items whose target is no silence
-        self.decoded, self.target = decoded * gain, target * gain
-        self._spectra: dict[int, tuple[Spectrum, Spectrum]] = {}
-
-    def spectra(self, n_fft: int, window: Tensor) -> tuple[Spectrum, Spectrum]:
-        """Spectra of decoded and target with a Hann window of n_fft samples and a hop of a quarter of it."""
-        if n_fft not in self._spectra:
-            if self.target.shape[-1] <= n_fft // 2:
-                raise ValueError(
-                    f"{self.target.shape[-1]} samples are too few for a spectrum of {n_fft}; train on longer crops"
-                )
-            self._spectra[n_fft] = (Spectrum(self.decoded, n_fft, window), Spectrum(self.target, n_fft, window))
-        return self._spectra[n_fft]
-
-
 class Term(nn.Module):
-    """A term maps a :class:`Pair` to a scalar. ``n_ffts`` are the resolutions that it looks at."""
+    """A term maps a :class:`Pair` to a scalar.
 
-    def __init__(self, n_ffts: Sequence[int] = ()) -> None:
+    n_ffts   the resolutions that it looks at (None: at none): lengths of the transforms,
+    hops     and of their hops (default: a quarter of each)
+    windows  and Hann windows (default: as long as the transforms), all in samples.
+    """
+
+    def __init__(
+        self,
+        n_ffts: Sequence[int] | None = None,
+        hops: Sequence[int] | None = None,
+        windows: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
-        self.n_ffts = tuple(n_ffts)
-        for n_fft in self.n_ffts:
-            if n_fft < 4 or n_fft % 4:
-                raise ValueError(f"a spectrum needs a window of a multiple of 4 samples, not {n_fft}")
-            self.register_buffer(f"window_{n_fft}", torch.hann_window(n_fft), persistent=False)
+        if n_ffts is not None and not len(n_ffts):
+            raise ValueError("a spectral loss needs at least one n_fft; leave the option out for the default ones")
+        n_ffts = n_ffts or ()
+        hops = [n_fft // 4 for n_fft in n_ffts] if hops is None else hops
+        windows = n_ffts if windows is None else windows
+        if not len(n_ffts) == len(hops) == len(windows):
+            raise ValueError(
+                f"a spectral loss needs one hop and window per n_fft, not {len(hops)} and {len(windows)} "
+                f"for {len(n_ffts)}"
+            )
+        self.resolutions = [Resolution(*sizes) for sizes in zip(n_ffts, hops, windows)]
+        for size in self.resolutions:
+            if size.n_fft < 4 or size.n_fft % 4:
+                raise ValueError(f"a spectrum needs a window of a multiple of 4 samples, not {size.n_fft}")
+            if not 0 < size.hop <= size.window <= size.n_fft:
+                raise ValueError(
+                    f"a spectrum of n_fft {size.n_fft} cannot have a hop of {size.hop} and a window of {size.window}; "
+                    "give 0 < hop <= window <= n_fft"
+                )
+            window = F.pad(torch.hann_window(size.window), ((size.n_fft - size.window) // 2, 0))
+            window = F.pad(window, (0, size.n_fft - len(window)))
+            self.register_buffer(self._name(size), window, persistent=False)
 
-    def window(self, n_fft: int) -> Tensor:
-        return getattr(self, f"window_{n_fft}")
+    @staticmethod
+    def _name(size: Resolution) -> str:
+        return "window_" + "_".join(map(str, size))
+
+    def spectra(self, pair: Pair, resolution: Resolution) -> tuple[Spectrum, Spectrum]:
+        """Of decoded and target."""
+        return pair.spectra(resolution, getattr(self, self._name(resolution)))
 
 
 class MultiResolutionSTFT(Term):
@@ -160,6 +129,8 @@ class MultiResolutionSTFT(Term):
     Source: Yamamoto et al., "Parallel WaveGAN", 2020 (arXiv 1910.11480); Steinmetz and Reiss, "auraloss", 2020. The
     value is that of ``auraloss.freq.MultiResolutionSTFTLoss`` at the common level, except that silent targets are left
     out of the spectral convergence, which divides by the target's norm.
+
+    n_ffts, hops, windows  as for :class:`Term`. X-Codec: (512, 1024, 2048), (120, 240, 300), (480, 960, 1200).
     """
 
     def __init__(
@@ -169,17 +140,53 @@ class MultiResolutionSTFT(Term):
         w_sc: float = 1.0,
         w_log_mag: float = 1.0,
         w_lin_mag: float = 0.0,
+        hops: Sequence[int] | None = None,
+        windows: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(n_ffts)
+        super().__init__(n_ffts, hops, windows)
         auraloss = _auraloss()
-        hops = [n_fft // 4 for n_fft in self.n_ffts]
+        sizes = [list(numbers) for numbers in zip(*self.resolutions)]
         self.auraloss = auraloss.freq.MultiResolutionSTFTLoss(
-            list(self.n_ffts), hops, list(self.n_ffts), w_sc=w_sc, w_log_mag=w_log_mag, w_lin_mag=w_lin_mag
+            *sizes, w_sc=w_sc, w_log_mag=w_log_mag, w_lin_mag=w_lin_mag
         )
 
     def forward(self, pair: Pair) -> Tensor:
-        losses = self.auraloss.stft_losses
-        return sum(_auraloss_terms(pair, loss, self.window(loss.fft_size)) for loss in losses) / len(losses)
+        pairs = zip(self.resolutions, self.auraloss.stft_losses)
+        values = [_auraloss_terms(pair, self.spectra(pair, size), loss) for size, loss in pairs]
+        return sum(values) / len(values)
+
+
+class SubbandSTFT(MultiResolutionSTFT):
+    """The terms of "mr_stft" on the bands of a filter bank, each at a fraction of the rate: soft upper bands get
+    spectra of their own.
+
+    Source: Yang et al., "Multi-band MelGAN", 2020; sizes and bands of X-Codec (Ye et al., 2024). Norms of the spectral
+    convergence are taken over all bands together, so that an empty band divides by nothing small.
+
+    bands                  of the PQMF bank, equally wide (``codec.training.pqmf``).
+    n_ffts, hops, windows  in samples of a band, of which `bands` times fewer are a second.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        bands: int = 6,
+        n_ffts: Sequence[int] = (128, 256, 256),
+        hops: Sequence[int] | None = (20, 40, 50),
+        windows: Sequence[int] | None = (80, 120, 200),
+        w_sc: float = 1.0,
+        w_log_mag: float = 1.0,
+        w_lin_mag: float = 0.0,
+    ) -> None:
+        super().__init__(sample_rate, n_ffts, w_sc, w_log_mag, w_lin_mag, hops, windows)
+        self.pqmf = PQMF(bands)
+
+    def forward(self, pair: Pair) -> Tensor:
+        # (B, T) -> (B * M, T / M)
+        decoded, target = (self.pqmf.analysis(wav).flatten(0, 1) for wav in (pair.decoded, pair.target))
+        bands = torch.arange(self.pqmf.bands, device=target.device)
+        audible = (pair.audible.unsqueeze(1) * len(bands) + bands).flatten()
+        return super().forward(Pair(decoded, target, audible, decimated=len(bands)))
 
 
 class MultiScaleMel(Term):
@@ -187,33 +194,49 @@ class MultiScaleMel(Term):
 
     Source: Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN" (DAC), 2023, who found several window
     sizes to keep transients that one size smears. The value is the mean of ``auraloss.freq.MelSTFTLoss(w_sc=0)`` at the
-    common level.
+    common level. DAC sums over its seven windows and takes log10 of squared magnitudes: its weight of 15 is
+    15 * 7 * 2 / ln(10) = 91 here.
 
-    n_ffts, n_mels: window sizes and the number of mel bands of each.
+    n_ffts, n_mels  window sizes and the number of mel bands of each. DAC: n_ffts (32, 64, 128, 256, 512, 1024, 2048),
+                    n_mels (5, 10, 20, 40, 80, 160, 320).
+    drop_empty      leave out mel bands that hold no bin of their spectrum (of DAC's, one each of the two shortest
+                    windows at 48 kHz, none up to 44.1 kHz); in DAC they count, with a distance of 0. False: they are
+                    an error.
     """
 
     def __init__(
-        self, sample_rate: int, n_ffts: Sequence[int] = (256, 512, 1024, 2048), n_mels: Sequence[int] = (16, 32, 64, 80)
+        self,
+        sample_rate: int,
+        n_ffts: Sequence[int] = (256, 512, 1024, 2048),
+        n_mels: Sequence[int] = (16, 32, 64, 80),
+        drop_empty: bool = False,
     ) -> None:
         super().__init__(n_ffts)
-        if len(self.n_ffts) != len(n_mels):
-            raise ValueError(f"the mel loss needs one n_mels per n_fft, not {len(n_mels)} for {len(self.n_ffts)}")
+        if len(n_ffts) != len(n_mels):
+            raise ValueError(f"the mel loss needs one n_mels per n_fft, not {len(n_mels)} for {len(n_ffts)}")
         auraloss = _auraloss()
         try:
             import librosa.filters  # noqa: F401  auraloss would only print a complaint, then fail on a missing name
         except ImportError as error:
             raise ImportError('the mel loss needs librosa: pip install "neural-codec-toolkit[train]"') from error
         self.auraloss = nn.ModuleList()
-        for n_fft, bands in zip(self.n_ffts, n_mels):
-            loss = auraloss.freq.MelSTFTLoss(sample_rate, n_fft, n_fft // 4, n_fft, w_sc=0.0, n_mels=bands)
-            if not (loss.fb.sum(-1) > 0).all():
+        for n_fft, bands in zip(n_ffts, n_mels):
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Empty filters", UserWarning)  # ours says what to do
+                loss = auraloss.freq.MelSTFTLoss(sample_rate, n_fft, n_fft // 4, n_fft, w_sc=0.0, n_mels=bands)
+            held = loss.fb[0].sum(-1) > 0  # (bands,)
+            if not held.any() or not (drop_empty or held.all()):
                 raise ValueError(
-                    f"{bands} mel bands are too many for windows of {n_fft}: some hold no bin; lower n_mels"
+                    f"{bands} mel bands are too many for windows of {n_fft}: some hold no bin; lower n_mels, "
+                    "or set drop_empty to leave those out"
                 )
+            loss.fb = loss.fb[:, held]
             self.auraloss.append(loss)
 
     def forward(self, pair: Pair) -> Tensor:
-        return sum(_auraloss_terms(pair, loss, self.window(loss.fft_size)) for loss in self.auraloss) / len(self.n_ffts)
+        pairs = zip(self.resolutions, self.auraloss)
+        values = [_auraloss_terms(pair, self.spectra(pair, size), loss) for size, loss in pairs]
+        return sum(values) / len(values)
 
 
 class CompressedSTFT(Term):
@@ -246,13 +269,13 @@ class CompressedSTFT(Term):
 
     def forward(self, pair: Pair) -> Tensor:
         total = torch.zeros((), device=pair.decoded.device)
-        for n_fft in self.n_ffts:
-            window = self.window(n_fft)
+        for resolution in self.resolutions:
+            window = getattr(self, self._name(resolution))
             scale = 1 / (window.square().sum().sqrt() * LEVEL)  # brings the mean power of a spectrum to 1
-            decoded, target = (self.compress(s, scale) for s in pair.spectra(n_fft, window))
+            decoded, target = (self.compress(s, scale) for s in self.spectra(pair, resolution))
             real, imag, magnitude = (_distance(d, t, self.exponent) for d, t in zip(decoded, target))
             total = total + self.complex_share * (real + imag) + (1 - self.complex_share) * magnitude
-        return total / len(self.n_ffts)
+        return total / len(self.resolutions)
 
     def compress(self, spectrum: Spectrum, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compressed real part, imaginary part and magnitude, each (B, frames, bins)."""
@@ -273,6 +296,7 @@ class WaveformL1(Term):
 
 TERMS: dict[str, type[Term]] = {
     "mr_stft": MultiResolutionSTFT,
+    "subband_stft": SubbandSTFT,
     "mel": MultiScaleMel,
     "compressed_stft": CompressedSTFT,
     "waveform": WaveformL1,
@@ -283,10 +307,10 @@ def _distance(x: Tensor, y: Tensor, exponent: int) -> Tensor:
     return (x - y).abs().mean() if exponent == 1 else (x - y).square().mean()
 
 
-def _auraloss_terms(pair: Pair, loss: nn.Module, window: Tensor) -> Tensor:
+def _auraloss_terms(pair: Pair, spectra: tuple[Spectrum, Spectrum], loss: nn.Module) -> Tensor:
     """What ``loss`` (an ``auraloss.freq.STFTLoss``) computes, from shared spectra, with silent targets left out of its
     spectral convergence."""
-    x, y = (spectrum.magnitude(loss.eps) for spectrum in pair.spectra(loss.fft_size, window))  # (B, frames, bins)
+    x, y = (spectrum.magnitude(loss.eps) for spectrum in spectra)  # (B, frames, bins)
     if loss.scale == "mel":
         bands = loss.fb[0].mT  # (bins, n_mels)
         x, y = x @ bands, y @ bands

@@ -72,7 +72,9 @@ def test_published_sizes(name, system):
 def test_msstft_has_the_layers_and_spectra_of_the_encodec_package():
     reference = pytest.importorskip("encodec.msstftd")
     ours = discriminators.build("msstft", n_ffts=(1024, 512), channels=8, compression=1.0)
-    theirs = reference.MultiScaleSTFTDiscriminator(8, n_ffts=[1024, 512], hop_lengths=[256, 128], win_lengths=[1024, 512])
+    theirs = reference.MultiScaleSTFTDiscriminator(
+        8, n_ffts=[1024, 512], hop_lengths=[256, 128], win_lengths=[1024, 512]
+    )
     gains = 2 * 8  # of our first convolutions; theirs have no weight norm
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters()) + gains
     wav = torch.randn(2, 1, 4001)
@@ -189,7 +191,8 @@ def test_a_set_tells_the_sample_rate_to_those_that_ask():
     entries = [{"name": "mfd", "options": SMALL["mfd"]}, {"name": "msd"}]
     slow, fast = (discriminators.build_all(entries, sample_rate=rate).members[0] for rate in (16_000, 48_000))
     assert not torch.equal(slow.judges[0].bands, fast.judges[0].bands)
-    own = discriminators.build_all([{"name": "mfd", "options": SMALL["mfd"] | {"sample_rate": 16_000}}], sample_rate=48_000)
+    entry = {"name": "mfd", "options": SMALL["mfd"] | {"sample_rate": 16_000}}
+    own = discriminators.build_all([entry], sample_rate=48_000)
     assert torch.equal(slow.judges[0].bands, own.members[0].judges[0].bands)
     assert "sample_rate" not in entries[0]["options"]
 
@@ -197,7 +200,7 @@ def test_a_set_tells_the_sample_rate_to_those_that_ask():
 def test_mrd_bands_see_their_own_bins_only():
     """A tone in the second band changes the maps of that band alone."""
     judge = discriminators.build("mrd", n_ffts=(512,), channels=4, compression=1.0)
-    tone = 0.5 * torch.sin(2 * torch.pi * 0.09 * torch.arange(2000)).view(1, 1, -1)  # bin 46 of 257; the band is 25 to 63
+    tone = 0.5 * torch.sin(2 * torch.pi * 0.09 * torch.arange(2000)).view(1, 1, -1)  # bin 46; the band is 25 to 63
     quiet, loud = (judge(wav).features[0] for wav in (torch.zeros_like(tone), tone))
     change = [(a - b).abs().max().item() for a, b in zip(quiet, loud)]  # five maps of each of five bands
     assert min(change[5:10]) > 100 * max(change[:5] + change[10:])

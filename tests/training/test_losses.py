@@ -1,11 +1,14 @@
 """Reconstruction losses: auraloss' numbers, safe at silence, the same for quiet and loud speech."""
 
 import builtins
+import warnings
 
 import pytest
 import torch
 
-from codec.training.losses import FLOOR, LEVEL, TERMS, OneSidedDFT, SpectralLosses, Spectrum
+from codec.training.losses import TERMS, SpectralLosses
+from codec.training.pqmf import PQMF
+from codec.training.spectra import FLOOR, LEVEL, OneSidedDFT, Spectrum
 
 auraloss = pytest.importorskip("auraloss")
 pytest.importorskip("librosa")
@@ -43,10 +46,77 @@ def test_mr_stft_and_mel_are_auralosss_numbers_and_gradients(losses):
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-2, atol=1e-3 * theirs.grad.abs().max().item())
 
 
+def test_x_codecs_full_band_sizes_are_auralosss_numbers():
+    sizes = {"n_ffts": [512, 1024, 2048], "hops": [120, 240, 300], "windows": [480, 960, 1200]}
+    decoded, target = at_level(1), at_level(0)
+    value = SpectralLosses(16_000, [{"name": "mr_stft", "options": sizes}])(decoded, target).total
+    theirs = auraloss.freq.MultiResolutionSTFTLoss(*sizes.values())(decoded, target)
+    torch.testing.assert_close(value, theirs, rtol=1e-4, atol=0)
+
+
+def test_subband_stft_is_auralosss_number_on_the_bands_of_the_filter_bank():
+    decoded, target = at_level(1).requires_grad_(), at_level(0)
+    value = SpectralLosses(16_000, [{"name": "subband_stft"}])(decoded, target).total
+    bands = [PQMF(6).analysis(wav[:, 0]).flatten(0, 1).unsqueeze(1) for wav in (decoded, target)]  # (B * 6, 1, T / 6)
+    theirs = auraloss.freq.MultiResolutionSTFTLoss([128, 256, 256], [20, 40, 50], [80, 120, 200])(*bands)
+    torch.testing.assert_close(value, theirs, rtol=1e-4, atol=0)
+
+
+def test_subband_stft_hears_what_is_missing_in_a_soft_upper_band():
+    """A band 30 dB below the others, lost: a sixth of the spectra are wrong, though hardly any power is."""
+    pqmf, noise = PQMF(6), at_level(0).squeeze(1)
+    bands = pqmf.analysis(noise)
+    bands[:, 5] *= 0.03
+    target = pqmf.synthesis(bands).unsqueeze(1)
+    bands[:, 5] = 0
+    decoded = pqmf.synthesis(bands).unsqueeze(1)
+    entries = [{"name": "subband_stft", "options": {"w_sc": 0.0}}, {"name": "waveform"}]
+    terms = SpectralLosses(16_000, entries)(decoded, target).terms
+    assert terms["waveform"] < 0.02 and terms["subband_stft"] > 0.3
+
+
+def test_an_empty_band_of_the_target_divides_by_nothing():
+    tone = 0.2 * torch.sin(2 * torch.pi * 500 / 16_000 * torch.arange(12_000)).view(1, 1, -1)
+    decoded = (tone + 0.01 * torch.randn(tone.shape)).requires_grad_()
+    total = SpectralLosses(16_000, [{"name": "subband_stft", "options": {"w_log_mag": 0.0}}])(decoded, tone).total
+    total.backward()
+    assert total < 1 and torch.isfinite(decoded.grad).all()
+
+
+DAC_MEL = {"n_ffts": [32, 64, 128, 256, 512, 1024, 2048], "n_mels": [5, 10, 20, 40, 80, 160, 320]}
+
+
+@pytest.mark.parametrize("rate, empty", [(16_000, 0), (24_000, 0), (44_100, 0), (48_000, 2)])
+def test_mel_takes_dacs_sizes(rate, empty):
+    """Mel bands of short windows that hold no bin are left out; the others are those of librosa, as in DAC."""
+    import librosa
+
+    loss = SpectralLosses(rate, [{"name": "mel", "options": DAC_MEL | {"drop_empty": empty > 0}}])
+    decoded, target = at_level(1).requires_grad_(), at_level(0)
+    total = loss(decoded, target).total
+    total.backward()
+    assert torch.isfinite(total) and torch.isfinite(decoded.grad).all() and loss(target, target).total == 0
+    expected, dropped = 0, 0
+    for n_fft, bands in zip(DAC_MEL["n_ffts"], DAC_MEL["n_mels"]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            bank = torch.tensor(librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=bands))
+        kept = bank[bank.sum(1) > 0]
+        dropped += bands - len(kept)
+        logs = []
+        for wav in (decoded.detach(), target):
+            z = torch.stft(wav[:, 0], n_fft, n_fft // 4, window=torch.hann_window(n_fft), return_complex=True)
+            logs.append((kept @ z.abs().square().clamp_min(1e-8).sqrt()).log())
+        expected = expected + (logs[0] - logs[1]).abs().mean() / 7
+    assert dropped == empty
+    torch.testing.assert_close(total.detach(), expected, rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize("samples", [6000, 6001, 6143])
-def test_spectra_are_torch_stft(samples):
+@pytest.mark.parametrize("hop", [128, 120, 300])
+def test_spectra_are_torch_stft(samples, hop):
     wav, window = torch.randn(2, samples), torch.hann_window(512)
-    spectrum, z = Spectrum(wav, 512, window), torch.stft(wav, 512, 128, window=window, return_complex=True).mT
+    spectrum, z = Spectrum(wav, 512, window, hop), torch.stft(wav, 512, hop, window=window, return_complex=True).mT
     torch.testing.assert_close(torch.complex(spectrum.real, spectrum.imag), z, rtol=1e-5, atol=1e-4)
 
 
@@ -159,13 +229,17 @@ def test_channels_are_items(losses):
         ([{"name": "mel"}, {"name": "mel"}], "listed twice"),
         ([{"name": "waveform", "options": {"power": 2}}], "no option 'power'"),
         ([{"name": "waveform", "wieght": 2}], "no option 'wieght'"),
-        ([{"name": "mel", "options": {"n_ffts": [256], "n_mels": [200]}}], "lower n_mels"),
+        ([{"name": "mel", "options": {"n_ffts": [256], "n_mels": [200]}}], "lower n_mels, or set drop_empty"),
+        ([{"name": "mel", "options": {"n_ffts": [], "n_mels": []}}], "at least one n_fft"),
+        ([{"name": "mr_stft", "options": {"hops": [64]}}], "one hop and window per n_fft"),
+        ([{"name": "mr_stft", "options": {"n_ffts": [512], "hops": [500], "windows": [400]}}], "0 < hop <= window"),
+        ([{"name": "subband_stft", "options": {"bands": 1}}], "even number of taps"),
         ([{"name": "mel", "options": {"n_ffts": [256]}}], "one n_mels per n_fft"),
         ([{"name": "mr_stft", "options": {"n_ffts": [1023]}}], "multiple of 4"),
         ([{"name": "compressed_stft", "options": {"exponent": 3}}], "exponent 1 or 2"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Empty filters")
+@pytest.mark.filterwarnings("error")
 def test_mistakes_in_a_recipe_are_answered_with_the_remedy(entries, says):
     with pytest.raises(ValueError, match=says):
         SpectralLosses(16_000, entries)
@@ -176,6 +250,10 @@ def test_shapes_and_short_crops_are_refused(losses):
         losses(torch.zeros(1, 1, 5000), torch.zeros(1, 1, 4999))
     with pytest.raises(ValueError, match="train on longer crops"):
         losses(torch.zeros(1, 1, 1000), torch.zeros(1, 1, 1000))
+    short = SpectralLosses(16_000, [{"name": "subband_stft"}])
+    short(at_level(0)[..., :780], at_level(1)[..., :780])
+    with pytest.raises(ValueError, match="768 samples are too few for a spectrum of 1536; train on longer crops"):
+        short(at_level(0)[..., :768], at_level(1)[..., :768])
 
 
 def test_a_missing_librosa_names_the_extra(monkeypatch):
