@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantizers.base import Quantizer, QuantizerOutput, power, straight_through, usage_stats
+from quantizers.base import QuantizerOutput, power, straight_through, usage_stats
+from quantizers.processes import Processes
 from quantizers.search import MANY_ROWS, nearest
+from quantizers.start import DataStartedQuantizer, kmeans
 
 DEAD = 0.1  # a code used less than this share of the average is restarted
 
@@ -22,14 +24,16 @@ Visit = Callable[[int, Tensor], tuple[Tensor, Tensor]]  # (index, rows (N, width
 
 
 class Step(NamedTuple):
-    """Of one codebook: codes (N,), what it adds to the output (N, dim), and what it left of its input (N, width)."""
+    """Of one codebook: codes (N,), what it adds to the output (N, dim), what it left of its input (N, width), and the power
+    that this is measured by, unless it is that of the latents."""
 
     codes: Tensor
     part: Tensor
     left: Tensor
+    level: Tensor | None = None
 
 
-class CodebookQuantizer(Quantizer):
+class CodebookQuantizer(DataStartedQuantizer):
     """K codebooks of `codebook_size` vectors of `width`, which start by k-means and follow the averages of what they
     code (van den Oord et al. 2017, appendix A.1); codes that fall out of use restart at frames of the batch.
 
@@ -50,8 +54,6 @@ class CodebookQuantizer(Quantizer):
             raise ValueError(f"kmeans_iters={kmeans_iters}: at least 1 is needed")
         self.codebook_size, self.decay, self.kmeans_iters = codebook_size, decay, kmeans_iters
         self.register_buffer("codebooks", torch.empty(num_codebooks, codebook_size, width).uniform_(-1.0, 1.0))
-        self.trainer: nn.ModuleList | None = None
-        self._frames_known = False  # whether the trainers have been told how many frames a step has
         self._tables = _Tables()
 
     # What a family says
@@ -70,8 +72,8 @@ class CodebookQuantizer(Quantizer):
         batch, _, frames = latents.shape
         mask = torch.ones(batch, frames, dtype=torch.bool, device=latents.device)
         rows = latents.mT.reshape(batch * frames, self.dim)
-        codes = [step.codes for step in self._walk(rows, mask, k, self._look_up)]
-        return torch.stack(codes).reshape(k, batch, frames).transpose(0, 1)
+        codes = [step.codes.reshape(batch, frames) for step in self._walk(rows, mask, k, self._look_up)]
+        return torch.stack(codes, 1)
 
     def _decode(self, codes: Tensor) -> Tensor:
         total = self._part(0, self.codebooks[0][codes[:, 0]])  # (B, T, dim)
@@ -91,101 +93,62 @@ class CodebookQuantizer(Quantizer):
 
     # Training
 
-    def prepare_training(self, frames_per_step: int, synchronized: bool = False) -> None:
-        """Build the trainers of the codebooks. A code used less than a tenth of the average is restarted.
+    def _codebook(self, index: int) -> Tensor:
+        return self.codebooks[index]
 
-        frames_per_step: of all processes together. synchronized: k-means, averages and restarts are those of all
-        processes of torch.distributed.
-        """
+    def _build_trainers(self, frames_per_step: int, processes: Processes) -> nn.ModuleList:
         size, width = self.codebooks.shape[1:]
-        self.trainer = nn.ModuleList(
-            CodebookTrainer(width, size, frames_per_step / stride, self.decay, self.kmeans_iters, Processes(synchronized))
+        return nn.ModuleList(
+            CodebookTrainer(width, size, frames_per_step / stride, self.decay, self.kmeans_iters, processes)
             for stride in self.strides
-        ).to(self.codebooks.device)
-        self._frames_known = True
-
-    def _prepare(self, frames: int, is_step: bool) -> None:
-        """Build the trainers where `prepare_training` has not: `frames` of this process's batch tell how many a step has,
-        unless the batch is none of a step's; then they are only assumed until the first step."""
-        if self._frames_known or (self.trainer is not None and not is_step):
-            return
-        together = Processes.in_use()
-        frames = max(1, int(together.sum(torch.tensor(frames, device=self.codebooks.device))))
-        if self.trainer is None:
-            self.prepare_training(frames, together.synchronized)
-        for trainer, stride in zip(self.trainer, self.strides):
-            trainer.expect(frames / stride)
-        self._frames_known = is_step
-
-    @property
-    def initialized(self) -> bool:
-        """Whether training has started the codebooks."""
-        return self.trainer is not None and all(trainer.started for trainer in self.trainer)
-
-    @torch.no_grad()
-    def initialize(self, latents: Tensor) -> None:
-        """Start every codebook by k-means on latents (B, dim, T): more frames than one step holds give better ones.
-
-        Raises ValueError for latents of another shape, or that are not finite.
-        """
-        self.check_latents(latents)
-        if not torch.isfinite(latents).all():
-            raise ValueError("latents are NaN or infinite: codebooks cannot start from them")
-        batch, _, frames = latents.shape
-        mask = torch.ones(batch, frames, dtype=torch.bool, device=latents.device)
-        self._prepare(batch * frames, is_step=False)
-        for trainer in self.trainer:
-            trainer.forget()
-        with torch.autocast(latents.device.type, enabled=False):
-            self._start(latents.mT.float()[mask], mask)
+        )
 
     def _start(self, rows: Tensor, mask: Tensor) -> None:
-        """Start everything that starts from data, in order, from rows (N, dim) where mask (B, T)."""
         for _ in self._walk(rows, mask, self.num_codebooks, self._begin):
             pass
 
-    def start_from_codebooks(self) -> None:
-        """Go on training the codebooks that are there (fine-tuning) instead of starting them by k-means."""
-        self._prepare(1, is_step=False)
-        for trainer, codebook in zip(self.trainer, self.codebooks):
-            trainer.start_from(codebook)
-
+    @torch.no_grad()
     def _begin(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Start a codebook from rows (N, width), then look up."""
         self.trainer[index].start(rows)
-        self.codebooks[index].copy_(self.trainer[index].codebook)
+        if self.trainer[index].started:
+            self.codebooks[index].copy_(self.trainer[index].codebook)
         return self._look_up(index, rows)
 
     @torch.no_grad()
     def _learn(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Look up, then move the codebook to rows (N, width)."""
         trainer = self.trainer[index]
-        codes, vectors = self._look_up(index, rows) if trainer.started else self._begin(index, rows)
-        trainer.follow(rows, codes)
-        self.codebooks[index].copy_(trainer.codebook)
+        codes, vectors = self._look_up(index, rows)
+        if trainer.started:
+            trainer.follow(rows, codes)
+            self.codebooks[index].copy_(trainer.codebook)
         return codes, vectors
+
+    def _pass_gradient(self, rows: Tensor, output: Tensor) -> Tensor:
+        """The value of output (N, dim), with its gradient to rows (N, dim)."""
+        return rotate(rows, output) if self.gradient == "rotation" else straight_through(rows, output)
 
     def _train_step(self, latents: Tensor, active: Tensor, mask: Tensor) -> QuantizerOutput:
         rows = latents.mT[mask]  # (N, dim): padding is seen by nothing below
         if self.training:
-            self._prepare(rows.shape[0], is_step=True)
+            self._prepare_step(rows, mask)
         visit = self._learn if self.training else self._look_up
         reach = active[:, None].expand(mask.shape)[mask]  # codebooks (N,) of each frame
-        level = power(rows[None], torch.ones_like(reach, dtype=torch.bool)[None])
+        level = power_of(rows)
         total, output = torch.zeros_like(rows), torch.zeros_like(rows)
         codes, commitment, error = [], [], []
         for index, step in enumerate(self._walk(rows, mask, self.num_codebooks, visit)):
             used = (index < reach)[:, None]
             total, output = total + step.part, output + step.part * used
             codes.append(step.codes)
-            commitment.append(mean_square(step.left * used) / level)
+            commitment.append(mean_square(step.left * used) / (level if step.level is None else step.level))
             error.append(mean_square((rows - total).detach()) / level)
         if self.counts == (self.num_codebooks,):
             error = error[-1:] * self.num_codebooks
-        output = rotate(rows, output) if self.gradient == "rotation" else straight_through(rows, output)
         all_codes = spread(torch.stack(codes, 1), mask).mT
         return QuantizerOutput(
-            quantized=spread(output, mask).mT,
+            quantized=spread(self._pass_gradient(rows, output), mask).mT,
             codes=all_codes,
             losses={"commitment": torch.stack(commitment).mean()},
             stats={"relative_error": torch.stack(error)} | usage_stats(all_codes, mask, self.codebook_sizes),
@@ -260,67 +223,6 @@ class CodebookTrainer(nn.Module):
         inner.cluster_size[0, dead] = least
 
 
-class Processes:
-    """The processes of torch.distributed that train together, or this one alone."""
-
-    def __init__(self, synchronized: bool) -> None:
-        self.synchronized = synchronized
-
-    @classmethod
-    def in_use(cls) -> Processes:
-        """All of torch.distributed, where it is running."""
-        running = distributed.is_available() and distributed.is_initialized()
-        return cls(running and distributed.get_world_size() > 1)
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Sum of every process's values, in place."""
-        if self.synchronized:
-            distributed.all_reduce(values)
-        return values
-
-    def draw(self, rows: Tensor, count: int) -> Tensor:
-        """At most `count` different ones of all processes' rows (N, width), at random: the same for every process."""
-        held = torch.tensor([rows.shape[0]], device=rows.device)
-        sizes, rank = [held], 0
-        if self.synchronized:
-            rank = distributed.get_rank()
-            sizes = [torch.empty_like(held) for _ in range(distributed.get_world_size())]
-            distributed.all_gather(sizes, held)
-        sizes = [int(size) for size in sizes]
-        picked = torch.randperm(sum(sizes))[:count].to(rows.device)
-        if self.synchronized:
-            distributed.broadcast(picked, 0)
-        picked = picked - sum(sizes[:rank])
-        mine = (picked >= 0) & (picked < sizes[rank])
-        drawn = rows.new_zeros(picked.shape[0], rows.shape[1])
-        drawn[mine] = rows[picked[mine]]
-        return self.sum(drawn)
-
-
-def kmeans(rows: Tensor, size: int, iterations: int, processes: Processes) -> tuple[Tensor, Tensor] | None:
-    """Lloyd's algorithm on all processes' rows (N, width) from random ones: centers (size, width), rows (size,) of each.
-
-    A center that loses all its rows moves to a random one, until the last iteration. None where nobody has rows.
-    """
-    count = processes.sum(torch.tensor([rows.shape[0]], device=rows.device, dtype=rows.dtype))
-    if count == 0:
-        return None
-    mean = processes.sum(rows.sum(0)) / count
-    rows = rows - mean  # where the mean is far from zero, distances would drown in rounding
-    drawn = processes.draw(rows, size)
-    centers = drawn[torch.arange(size, device=rows.device) % drawn.shape[0]]
-    for iteration in range(iterations):
-        codes = torch.cat([nearest(block, centers) for block in rows.split(MANY_ROWS)])
-        counts = processes.sum(torch.bincount(codes, minlength=size).to(rows.dtype))
-        sums = processes.sum(torch.zeros_like(centers).index_add_(0, codes, rows))
-        centers = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], centers)
-        empty = (counts == 0).nonzero()[:, 0]
-        if empty.numel() and iteration + 1 < iterations:
-            drawn = processes.draw(rows, empty.numel())
-            centers[empty[: drawn.shape[0]]] = drawn
-    return centers + mean, counts
-
-
 def rotate(rows: Tensor, quantized: Tensor) -> Tensor:
     """The value of `quantized` (N, dim), with its gradient passed to `rows` by the rotation and scaling that take each row
     there (the rotation trick, Fifty et al. 2024, https://arxiv.org/abs/2410.06424)."""
@@ -336,6 +238,11 @@ def rotate(rows: Tensor, quantized: Tensor) -> Tensor:
 def mean_square(values: Tensor) -> Tensor:
     """0 where there are none."""
     return values.square().sum() / max(1, values.numel())
+
+
+def power_of(rows: Tensor) -> Tensor:
+    """`base.power` of rows (N, dim), all of which count."""
+    return power(rows[None], rows.new_ones(1, rows.shape[0], dtype=torch.bool))
 
 
 def spread(values: Tensor, mask: Tensor) -> Tensor:
