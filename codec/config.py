@@ -10,6 +10,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union
@@ -219,15 +220,15 @@ def _mapping(values: Any, where: str) -> dict[str, Any]:
 
 
 def _typed(value: Any, expected: Any, where: str) -> Any:
-    """Check a plain value against int, float, str, bool, tuple[X, ...] or one of these or None; integers pass as floats,
-    lists as tuples."""
+    """Check a plain value against int, float, str, bool, tuple[X, ...], Sequence[X] or one of these or None; integers pass as
+    floats, lists as tuples."""
     origin = typing.get_origin(expected)
     if origin in (Union, types.UnionType) and type(None) in typing.get_args(expected):
         if value is None:
             return None
         (expected,) = (one for one in typing.get_args(expected) if one is not type(None))
         return _typed(value, expected, where)
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         inner = typing.get_args(expected)[0]
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where} must be a list, not {type(value).__name__}")
