@@ -36,7 +36,7 @@ class ComplexSTFT(nn.Module):
 
 
 def compress(parts: Tensor, exponent: float) -> Tensor:
-    """Complex numbers (..., 2) with magnitudes raised to `exponent`; a floor at -50 dB bounds the gradient of silence."""
+    """Complex numbers (..., 2) with magnitudes raised to `exponent`; a floor of -50 dB bounds gradients at silence."""
     if exponent == 1.0:
         return parts
     power = parts.square().sum(-1, keepdim=True)
@@ -46,4 +46,4 @@ def compress(parts: Tensor, exponent: float) -> Tensor:
 def check_windows(family: str, n_ffts: tuple[int, ...] | list[int]) -> None:
     """Raise ValueError for a window whose quarter is no whole hop."""
     if any(n_fft % 4 for n_fft in n_ffts):
-        raise ValueError(f"discriminator {family!r}: n_ffts are {list(n_ffts)}; give multiples of 4, hops are a quarter")
+        raise ValueError(f"discriminator {family!r}: n_ffts are {list(n_ffts)}; give multiples of 4")

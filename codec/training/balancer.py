@@ -29,7 +29,7 @@ class Balancer:
     decay       of the moving averages (EnCodec: 0.999), which start from the first norm; 0: the norms are those of the
                 step, and there is nothing to resume.
     reference   a loss that keeps its own gradient as it is. Those of the others are relative to it: in place of a share
-                of total_norm, each gets weights[i] / weights[reference] * <|g_reference|>, and one that is absent leaves
+                of total_norm each gets weights[i] / weights[reference] * <|g_reference|>, and one that is absent leaves
                 nothing. recipes/speech_16k.yaml is trained so, with decay 0.
 
     With a decay and several processes, norms are means over them, so that all have the same averages. A norm that is

@@ -242,7 +242,7 @@ def test_msd_scales_hear_the_average_at_half_rates():
         (lambda: discriminators.build("mrd", n_ffts=(1022,)), "give multiples of 4"),
         (lambda: discriminators.build("mrd", n_ffts=(16,)), "give rising shares from 0 to 1"),
         (lambda: discriminators.build("mrd", edges=(0.5, 1.0)), "give rising shares from 0 to 1"),
-        (lambda: discriminators.build("mfd", hops=(32,)), "one number per hop"),
+        (lambda: discriminators.build("mfd", hops=(32,)), "give one per hop"),
         (lambda: discriminators.build("mfd", hops=(32,), channels=(48,)), "multiples of 32"),
         (lambda: discriminators.build("mfd")(torch.zeros(1, 1, 2000)), "at least 2049"),
         (lambda: discriminators.build("mssbcqt", hops=(256,)), "one per hop"),
