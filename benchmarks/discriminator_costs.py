@@ -145,7 +145,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     unknown = [name for name in args.names.split(",") if name not in FAMILIES]
     if unknown:
-        parser.error(f"no discriminator is called {', '.join(unknown)}; there is {', '.join(discriminators.available())}")
+        known = ", ".join(discriminators.available())
+        parser.error(f"no discriminator is called {', '.join(unknown)}; there is {known}")
     if args.rate < 1 or args.repeats < 1 or not 0 < args.seconds < 3600:
         parser.error("--rate, --repeats and --seconds must be above 0")
     return args
@@ -155,7 +156,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(f"{cpu_name()}, 1 thread, torch {torch.__version__}, {args.seconds:g} s of audio, medians of {args.repeats}\n")
+    print(f"{cpu_name()}, 1 thread, torch {torch.__version__}, {args.seconds:g} s of audio, medians of {args.repeats}")
+    print()
     print_forward(list(entries(args.names.split(","), args.rate, args.seconds)), args.repeats)
     if not args.no_step:
         print()

@@ -18,7 +18,8 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "discriminators.md"
 
 
 def rows(text):
-    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("| `")]
+    lines = [line.strip("| ") for line in text.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line.split("|")] for line in lines]
 
 
 def test_prints_a_row_per_size(capsys):
