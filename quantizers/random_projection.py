@@ -1,0 +1,68 @@
+"""Random-projection quantizer (BEST-RQ, Chiu et al. 2022, https://arxiv.org/abs/2202.01855; in BEATs): labels, and no way back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quantizers.base import Quantizer, QuantizerOutput
+from quantizers.search import MANY_ROWS, products
+
+
+class RandomProjectionQuantizer(Quantizer):
+    """K independent frozen random projections to `codebook_dim` axes, each with a frozen random codebook of unit vectors; a
+    code is the nearest by angle. Nothing is trained.
+
+    Codes are those of `vector_quantize_pytorch.RandomProjectionQuantizer` for the same projections and codebook (which for
+    more than one codebook appends a second random projection; theirs is the product of both).
+
+    It only encodes: `decode` and `forward` raise ValueError.
+
+    Args:
+        dim: width of the latents.
+        num_codebooks, codebook_size: K and the number of vectors in each.
+        codebook_dim: axes of a projection.
+        norm: every frame is first normalised to mean 0 and deviation 1 over its dimensions, or a few codes would take all.
+    """
+
+    decodes = False
+
+    def __init__(
+        self, dim: int, num_codebooks: int = 1, codebook_size: int = 8192, codebook_dim: int = 16, norm: bool = True,
+    ) -> None:
+        super().__init__(dim, (codebook_size,) * num_codebooks)
+        if codebook_dim < 1:
+            raise ValueError(f"codebook_dim={codebook_dim}: at least 1 is needed, 16 is the usual")
+        self.norm = norm
+        projections = torch.empty(num_codebooks, dim, codebook_dim)
+        for projection in projections:
+            nn.init.xavier_normal_(projection)
+        self.register_buffer("projections", projections)
+        self.register_buffer("codebooks", F.normalize(torch.randn(num_codebooks, codebook_size, codebook_dim), dim=2))
+
+    def _encode(self, latents: Tensor, k: int) -> Tensor:
+        batch, _, frames = latents.shape
+        rows = latents.mT.reshape(batch * frames, self.dim)
+        if self.norm:
+            rows = F.layer_norm(rows, (self.dim,))
+        codes = rows.new_empty(k, rows.shape[0], dtype=torch.int64)
+        for index in range(k):
+            codebook = F.normalize(self.codebooks[index].float(), dim=1).T.contiguous()
+            for start in range(0, rows.shape[0], MANY_ROWS):  # so many rows at once that their scores stay in a CPU's cache
+                projected = products(rows[start : start + MANY_ROWS], self.projections[index].float())
+                codes[index, start : start + MANY_ROWS] = products(projected.contiguous(), codebook).argmax(1)
+        return codes.reshape(k, batch, frames).transpose(0, 1)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        raise _no_decode()
+
+    def _train_step(self, latents: Tensor, active: Tensor, mask: Tensor) -> QuantizerOutput:
+        raise _no_decode()
+
+
+def _no_decode() -> ValueError:
+    return ValueError(
+        "random_projection has no decode: a random projection loses what it does not keep; encode() gives labels for "
+        "training, and kmeans or rvq give codes that decode"
+    )
