@@ -24,8 +24,8 @@ Visit = Callable[[int, Tensor], tuple[Tensor, Tensor]]  # (index, rows (N, width
 
 
 class Step(NamedTuple):
-    """Of one codebook: codes (N,), what it adds to the output (N, dim), what it left of its input (N, width), and the power
-    that this is measured by, unless it is that of the latents."""
+    """Of one codebook: codes (N,), what it adds to the output (N, dim), what it left of its input (N, width), and the
+    power that this is measured by, unless it is that of the latents."""
 
     codes: Tensor
     part: Tensor
@@ -37,8 +37,8 @@ class CodebookQuantizer(DataStartedQuantizer):
     """K codebooks of `codebook_size` vectors of `width`, which start by k-means and follow the averages of what they
     code (van den Oord et al. 2017, appendix A.1); codes that fall out of use restart at frames of the batch.
 
-    A family implements `_walk` and `_part`. Codebooks are the buffer `codebooks` (K, size, width): change it in place or
-    load it, but not through `.data`, which would go unnoticed by the norms that are kept for the search.
+    A family implements `_walk` and `_part`. Codebooks are the buffer `codebooks` (K, size, width): change it in place
+    or load it, but not through `.data`, which would go unnoticed by the norms that are kept for the search.
     """
 
     gradient = "straight_through"
@@ -59,7 +59,7 @@ class CodebookQuantizer(DataStartedQuantizer):
     # What a family says
 
     def _walk(self, rows: Tensor, mask: Tensor, k: int, visit: Visit) -> Iterator[Step]:
-        """Quantize rows (N, dim), the frames where mask (B, T) is True, by `visit`ing the first k codebooks in order."""
+        """Quantize rows (N, dim), the frames where mask (B, T), by `visit`ing the first k codebooks in order."""
         raise NotImplementedError
 
     def _part(self, index: int, vectors: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ class CodebookTrainer(nn.Module):
         self.frames_per_step = frames_per_step
 
     def follow(self, rows: Tensor, codes: Tensor) -> None:
-        """Move each vector to the average of the rows (N, width) that have its code (N,), and restart those that are dead."""
+        """Move vectors to the averages of the rows (N, width) that have their codes (N,), and restart the dead."""
         self.vq.update_indices(rows[None], codes[None])
         inner = self.vq._codebook
         least = DEAD * self.frames_per_step / self.codebook.shape[0]
@@ -224,8 +224,8 @@ class CodebookTrainer(nn.Module):
 
 
 def rotate(rows: Tensor, quantized: Tensor) -> Tensor:
-    """The value of `quantized` (N, dim), with its gradient passed to `rows` by the rotation and scaling that take each row
-    there (the rotation trick, Fifty et al. 2024, https://arxiv.org/abs/2410.06424)."""
+    """The value of `quantized` (N, dim), with its gradient passed to `rows` by the rotation and scaling that take each
+    row there (the rotation trick, Fifty et al. 2024, https://arxiv.org/abs/2410.06424)."""
     with torch.no_grad():
         source, target = F.normalize(rows, dim=1), F.normalize(quantized, dim=1)
         half_way = F.normalize(source + target, dim=1)

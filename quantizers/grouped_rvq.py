@@ -29,7 +29,8 @@ class GroupedResidualVQ(CodebookQuantizer):
             raise ValueError(f"groups={groups}: at least 1 is needed")
         for name, value in (("dim", dim), ("num_codebooks", num_codebooks)):
             if value % groups:
-                raise ValueError(f"{name}={value} is not divisible by groups={groups}: use {near_multiples(value, groups)}")
+                near = near_multiples(value, groups)
+                raise ValueError(f"{name}={value} is not divisible by groups={groups}: use {near}")
         super().__init__(dim, num_codebooks, codebook_size, width=dim // groups, decay=decay)
         self.groups = groups
 

@@ -35,7 +35,7 @@ class MultiScaleResidualVQ(CodebookQuantizer):
         strides = tuple(strides)
         whole = all(isinstance(stride, int) and stride >= 1 for stride in strides)
         if len(strides) != num_codebooks or not whole or any(a % b for a, b in zip(strides, strides[1:] + (1,))):
-            raise ValueError(f"strides={strides}: {num_codebooks} whole numbers are needed, each a multiple of the next")
+            raise ValueError(f"strides={strides}: they must be {num_codebooks}, each a multiple of the next")
         if num_codebooks and strides[-1] != 1:
             raise ValueError(f"strides={strides}: the last must be 1, or no codebook has the rate of the frames")
         self._strides = strides

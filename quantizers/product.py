@@ -12,7 +12,7 @@ from quantizers.grouped_rvq import near_multiples
 
 
 class ProductVQ(CodebookQuantizer):
-    """Cuts the latents into num_codebooks equal slices and quantizes each by itself. All codebooks decode together only.
+    """Cuts the latents into num_codebooks equal slices and quantizes each by itself; they decode together only.
 
     Args:
         dim: width of the latents, divisible by num_codebooks.

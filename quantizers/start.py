@@ -27,7 +27,7 @@ class DataStartedQuantizer(Quantizer):
         raise NotImplementedError
 
     def _start(self, rows: Tensor, mask: Tensor) -> None:
-        """Start everything that starts from data, in order, from rows (N, dim): the frames where mask (B, T) is True."""
+        """Start everything that starts from data, in order, from rows (N, dim): the frames where mask (B, T)."""
         raise NotImplementedError
 
     def _codebook(self, index: int) -> Tensor:
@@ -46,8 +46,8 @@ class DataStartedQuantizer(Quantizer):
         self._frames_known = True
 
     def _prepare(self, frames: int, is_step: bool) -> None:
-        """Build the trainers where `prepare_training` has not: `frames` of this process's batch tell how many a step has,
-        unless the batch is none of a step's; then they are only assumed until the first step."""
+        """Build the trainers where `prepare_training` has not: `frames` of this process's batch tell how many a step
+        has, unless the batch is none of a step's; then they are only assumed until the first step."""
         if self._frames_known or (self.trainer is not None and not is_step):
             return
         together = Processes.in_use()
@@ -97,7 +97,8 @@ class DataStartedQuantizer(Quantizer):
 def kmeans(
     rows: Tensor, size: int, iterations: int, processes: Processes, cosine: bool = False
 ) -> tuple[Tensor, Tensor] | None:
-    """Lloyd's algorithm on all processes' rows (N, width) from random ones: centers (size, width), rows (size,) of each.
+    """Lloyd's algorithm on all processes' rows (N, width) from random ones: centers (size, width) and how many rows
+    (size,) each has.
 
     cosine: a row belongs to the center of the most similar direction; centers are still averages. A center that loses
     all its rows moves to a random one, until the last iteration. None where no process has rows.
@@ -107,19 +108,20 @@ def kmeans(
         return None
     mean = 0 if cosine else processes.sum(rows.sum(0)) / total
     rows = rows - mean  # where the mean is far from zero, distances would drown in rounding
+    counted = torch.cat([torch.ones_like(rows[:, :1]), rows], 1)  # to add rows and their number at once
     drawn = processes.draw(rows, size)
     centers = drawn[torch.arange(size, device=rows.device) % drawn.shape[0]]
     for iteration in range(iterations):
         find = most_similar if cosine else nearest
         codes = torch.cat([find(block, centers) for block in rows.split(MANY_ROWS)])
-        counts = processes.sum(torch.bincount(codes, minlength=size).to(rows.dtype))
-        sums = processes.sum(torch.zeros_like(centers).index_add_(0, codes, rows))
-        centers = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], centers)
-        empty = (counts == 0).nonzero()[:, 0]
+        both = torch.zeros(size, rows.shape[1] + 1, device=rows.device).index_add_(0, codes, counted)
+        counts, sums = processes.sum(both).split((1, rows.shape[1]), 1)
+        centers = torch.where(counts > 0, sums / counts.clamp_min(1), centers)
+        empty = (counts[:, 0] == 0).nonzero()[:, 0]
         if empty.numel() and iteration + 1 < iterations:
             drawn = processes.draw(rows, empty.numel())
             centers[empty[: drawn.shape[0]]] = drawn
-    return centers + mean, counts
+    return centers + mean, counts[:, 0]
 
 
 def most_similar(rows: Tensor, codebook: Tensor) -> Tensor:

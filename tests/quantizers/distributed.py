@@ -16,7 +16,7 @@ PROCESSES = 2
 def run_two(fn: Callable[..., Any], *args: Any, timeout: float = 60.0) -> list[Any]:
     """[fn(0, *args), fn(1, *args)] of two processes that form one group.
 
-    fn is a function of a module's top level; what it takes and returns can be pickled (tensors, and containers of them).
+    fn is a function of a module's top level; what it takes and returns can be pickled.
     Raises TimeoutError where they do not end within `timeout` seconds (a rank that waits for the other hangs), and
     whatever error a process ends with.
     """
