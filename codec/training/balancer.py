@@ -119,18 +119,6 @@ class Balancer:
         )
 
 
-def balanced_gradient(
-    reconstruction: Tensor, others: dict[str, Tensor], shares: dict[str, float], audio: Tensor
-) -> Tensor:
-    """Gradient with respect to `audio` (B, 1, T): that of `reconstruction`, plus each other one at its share of that
-    one's norm.
-
-    A :class:`Balancer` without memory whose reference is the reconstruction.
-    """
-    balancer = Balancer({"reconstruction": 1.0, **shares}, decay=0.0, reference="reconstruction")
-    return balancer.gradient({"reconstruction": reconstruction, **others}, audio)
-
-
 def _norm(gradient: Tensor) -> Tensor:
     """Mean over items of the norms of `gradient` (B, ...)."""
     return gradient.flatten(1).norm(dim=1).mean()

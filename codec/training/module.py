@@ -21,10 +21,10 @@ import discriminators
 from codec import hub
 from codec.config import ConfigError
 from codec.model import Codec
-from codec.training.balancer import balanced_gradient
+from codec.training.balancer import Balancer
 from codec.training.ema import EMA
 from codec.training.losses import SpectralLosses
-from codec.training.recipe import Recipe
+from codec.training.recipe import LossConfig, Recipe
 from discriminators.losses import discriminator_loss, feature_matching_loss, generator_loss
 
 
@@ -44,11 +44,12 @@ class CodecTraining(lightning.LightningModule):
         if recipe.init:
             self._start_from(hub.load(recipe.init))
         entries = recipe.adversary.discriminators
-        self.discriminator = discriminators.build_all(entries) if entries else None
+        self.discriminator = discriminators.build_all(entries, recipe.model.sample_rate) if entries else None
         if entries and self._judged_samples(recipe) < self.discriminator.min_samples:
             raise ConfigError(f"adversary.crop_seconds={recipe.adversary.crop_seconds} is too short for these discriminators: "
                               f"they need {self.discriminator.min_samples} samples")
         self.spectral = SpectralLosses(recipe.model.sample_rate, recipe.loss.spectral)
+        self.balancer = _balancer(recipe.loss, self.spectral.weights)
         self.ema = EMA(self.model, recipe.schedule.ema)
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
         self.step = 0
@@ -108,8 +109,8 @@ class CodecTraining(lightning.LightningModule):
                 "adversarial": generator_loss(judged_fake, adversary.kind),
                 "feature_matching": feature_matching_loss(judged_real, judged_fake),
             }
-        shares = {"adversarial": self.recipe.loss.adversarial_share, "feature_matching": self.recipe.loss.feature_share}
-        gradient = balanced_gradient(spectral.total, judgement, shares, output.audio)
+        reconstruction = spectral.terms if self.recipe.loss.balance == "encodec" else {"reconstruction": spectral.total}
+        gradient = self.balancer.gradient(reconstruction | judgement, output.audio)
         if judged:
             self.discriminator.requires_grad_(True)
         # One backward pass through the codec: the balanced gradient at its output, the quantizer's losses at its latents.
@@ -182,12 +183,22 @@ class CodecTraining(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ema"] = self.ema.state_dict()
+        checkpoint["balancer"] = self.balancer.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.ema.load_state_dict(checkpoint["ema"])
+        if "balancer" in checkpoint:
+            self.balancer.load_state_dict(checkpoint["balancer"])
         self.step = int(checkpoint["state_dict"]["steps_done"])
         # For Lightning a run that ended by its steps or its time has finished its epoch; ours can always go on.
         checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"].update(processed=0, completed=0)
+
+
+def _balancer(loss: LossConfig, spectral: dict[str, float]) -> Balancer:
+    shares = {"adversarial": loss.adversarial_share, "feature_matching": loss.feature_share}
+    if loss.balance == "encodec":
+        return Balancer(spectral | shares)
+    return Balancer({"reconstruction": 1.0} | shares, decay=0.0, reference="reconstruction")
 
 
 def _hash(*numbers: int) -> int:

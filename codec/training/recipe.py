@@ -34,12 +34,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """spectral: entries of `codec.training.losses.SpectralLosses`. commitment: weight of the quantizer's. The shares are
-    norms of the adversary's gradients at the decoded audio, relative to the reconstruction's (`codec.training.balancer`).
+    """spectral: entries of `codec.training.losses.SpectralLosses`. commitment: weight of the quantizer's. balance, by
+    `codec.training.balancer` at the decoded audio: "reference", where the reconstruction keeps its gradient and the shares
+    are norms of the adversary's relative to its; or "encodec", where spectral weights and shares are parts of a fixed norm.
     """
 
     spectral: list = field(default_factory=list)
     commitment: float = 0.25
+    balance: str = "reference"
     adversarial_share: float = 0.5
     feature_share: float = 0.7
 
@@ -177,6 +179,8 @@ def _check(recipe: Recipe) -> None:
             raise ConfigError(f"{where} is a list of mappings like {{name: ..., options: {{...}}}}")
     if recipe.adversary.kind not in KINDS:
         raise ConfigError(f"adversary.kind={recipe.adversary.kind}: it is {' or '.join(KINDS)}")
+    if recipe.loss.balance not in ("reference", "encodec"):
+        raise ConfigError(f"loss.balance={recipe.loss.balance}: it is reference or encodec")
     if len(recipe.data.gain_db) != 2:
         raise ConfigError("data.gain_db are two numbers, the lowest and the highest")
     if len(recipe.schedule.adam_betas) != 2:

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from codec.training.balancer import Balancer, balanced_gradient
+from codec.training.balancer import Balancer
 
 
 def audio(*items):
@@ -93,10 +93,11 @@ def test_the_trained_recipes_gradient_is_bitwise_what_it_was():
     expected = gradients[0]
     for share, gradient, norm in zip((0.5, 0.7), gradients[1:], norms[1:]):
         expected = expected + share * norms[0] / norm.clamp_min(1e-12) * gradient
-    shares = {"adversarial": 0.5, "feature_matching": 0.7}
+    weights = {"reconstruction": 1.0, "adversarial": 0.5, "feature_matching": 0.7}
+    balancer = Balancer(weights, decay=0.0, reference="reconstruction")
     others = {"adversarial": adversarial, "feature_matching": features}
-    assert torch.equal(balanced_gradient(reconstruction, others, shares, wav), expected)
-    assert torch.equal(balanced_gradient(reconstruction, {}, shares, wav), gradients[0])
+    assert torch.equal(balancer.gradient({"reconstruction": reconstruction, **others}, wav), expected)
+    assert torch.equal(balancer.gradient({"reconstruction": reconstruction}, wav), gradients[0])
 
 
 def test_silent_gradients_stay_finite():

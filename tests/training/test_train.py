@@ -50,10 +50,14 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stop", [2, 5])
-def test_resumed_equals_uninterrupted_bitwise(data, tmp_path, stop):
-    """Both networks, both optimisers, averaged weights, codebook statistics: before and after the adversary joins."""
-    whole = run(tiny.recipe(data, tmp_path / "whole"))
+@pytest.mark.parametrize("balance", ["reference", "encodec"])
+def test_resumed_equals_uninterrupted_bitwise(data, tmp_path, stop, balance):
+    """Both networks, both optimisers, averaged weights, codebook and balancer statistics: before and after the adversary joins."""
+    values = tiny.recipe(data, tmp_path / "whole")
+    values["loss"]["balance"] = balance
+    whole = run(values)
     stopped = tiny.recipe(data, tmp_path / "stopped")
+    stopped["loss"]["balance"] = balance
     stopped["run"]["checkpoint_every"] = stop
     # The schedule is that of the whole run: stop it in the middle as a kill would, right after a checkpoint.
     half = recipes.from_dict(stopped)
@@ -71,7 +75,7 @@ def test_resumed_equals_uninterrupted_bitwise(data, tmp_path, stop):
             train(half, progress=False)
     assert torch.load(tmp_path / "stopped/tiny/last.ckpt", weights_only=True)["state_dict"]["steps_done"] == stop
     resumed = run(stopped)
-    for part in ("state_dict", "optimizer_states", "ema"):
+    for part in ("state_dict", "optimizer_states", "ema", "balancer"):
         assert_same(whole[part], resumed[part], part)
     assert resumed["state_dict"]["steps_done"] == 8
 
@@ -244,6 +248,7 @@ def test_init_does_not_resume_a_run_without_it(data, tmp_path):
     ("nothing", "key=value"),
     ("model.encoder.name=os.system", "no encoder is named"),
     ("schedule.dropout_weights=[0, 0]", "not all 0"),
+    ("loss.balance=fair", "reference or encodec"),
     ("run.precision=fp4", "bf16-mixed"),
     ("data.crop_seconds=0.001", "shorter than one frame"),
     ("loss.spectral=[]", "at least one"),

@@ -1,4 +1,4 @@
-"""How far each quantizer is from the Shannon bound, and what its codes are like: python benchmarks/quantizers.py
+"""How far each quantizer is from the Shannon bound, and what its codes are like: python benchmarks/shannon.py
 
 Every family is trained alone, the way a codec trains it: codebooks start from data, then `forward` for some steps, with
 Adam on (quantized - latents)^2 and the family's own losses where it has parameters. Measured on held-out data:
