@@ -235,6 +235,12 @@ def rotate(rows: Tensor, quantized: Tensor) -> Tensor:
     return rotated + (quantized - rotated).detach()
 
 
+def carry(vectors: Tensor, rows: Tensor) -> Tensor:
+    """Exactly `vectors`, with their gradient passed on to `rows` unchanged: where codes are still to be found from it,
+    `straight_through` would be off by its rounding."""
+    return vectors.detach() + (rows - rows.detach())
+
+
 def mean_square(values: Tensor) -> Tensor:
     """0 where there are none."""
     return values.square().sum() / max(1, values.numel())

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantizers.base import QuantizerOutput, straight_through, usage_stats
-from quantizers.codebook import DEAD, mean_square, power_of, spread
+from quantizers.base import QuantizerOutput, usage_stats
+from quantizers.codebook import DEAD, carry, mean_square, power_of, spread
 from quantizers.processes import Processes
 from quantizers.search import products
 from quantizers.start import DataStartedQuantizer, kmeans, most_similar, principal_axes
@@ -88,7 +88,7 @@ class FactorizedResidualVQ(DataStartedQuantizer):
             used, narrow_level = (index < reach)[:, None], mean_square(narrow - narrow.mean(0)) + 1e-8
             commitment.append(mean_square((narrow - vectors.detach()) * used) / narrow_level)
             codebook.append(mean_square((narrow.detach() - vectors) * used) / narrow_level.detach())
-            part = stage.widen(straight_through(turning(narrow), vectors))
+            part = stage.widen(carry(vectors, turning(narrow)))
             residual, output = residual - part, output + part * used
             codes.append(code)
             error.append(mean_square(residual.detach()) / level)

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
-from quantizers.base import straight_through
-from quantizers.codebook import CodebookQuantizer, Step, Visit, mean_square
+from quantizers.codebook import CodebookQuantizer, Step, Visit, carry, mean_square
 from quantizers.search import products
 from quantizers.start import principal_axes
 
@@ -78,7 +78,7 @@ class SplitResidualVQ(CodebookQuantizer):
             else:
                 # The first of a half hands its gradient on to what the half quantizes.
                 first = index in (0, self.semantic_codebooks)
-                passed = straight_through(unscaled(source), vectors) if first else vectors
+                passed = carry(vectors, unscaled(source)) if first else vectors
                 part, level = self._part(index, passed), mean_square(source - source.mean(0)) + 1e-8
             left_over = left_over - part
             yield Step(codes, part, residual, level)
