@@ -13,19 +13,21 @@ from quantizers.projection import ProjectedQuantizer
 
 RECONSTRUCTIONS = ("centroid", "grid")
 EPSILON = 1e-3  # of the bound: its ends lie a little outside of the outermost levels
+BOUND_VARIANCE = 2.4  # of the Gaussian whose distribution function bounds the axes of ResidualFSQ
 TABLE = 4096  # cells of an axis that have a table; finer ones divide these evenly
 
 
 class FSQ(ProjectedQuantizer):
     """Each axis is bounded by tanh and rounded to one of a few levels; a code counts the levels of a frame's axes.
 
-    Codes are those of `vector_quantize_pytorch.FSQ` for the same axes: the first axis is the least significant digit. A level
-    decodes to the mean of a unit Gaussian inside its cell ("centroid"), which codes to the same level again and comes near
-    the Shannon bound, or as in the paper and in public checkpoints to q / (L // 2) ("grid"), which does neither.
+    Codes are those of `vector_quantize_pytorch.FSQ` for the same axes: the first axis is the least significant digit. A
+    level decodes to the mean of a unit Gaussian inside its cell ("centroid"), which codes to the same level again and
+    comes near the Shannon bound, or as in the paper and in public checkpoints to q / (L // 2) ("grid"), which does
+    neither.
 
-    Gradients pass straight through the levels: with "grid" to the bounded latents and through tanh, as in the paper; with
-    "centroid" to the latents themselves, since centroids are values of the latents and not of the bound, and the commitment
-    does what the bound's slope would, pulling latents from beyond the outermost levels.
+    Gradients pass straight through the levels: with "grid" to the bounded latents and through tanh, as in the paper;
+    with "centroid" to the latents themselves, since centroids are values of the latents and not of the bound, and the
+    commitment does what the bound's slope would, pulling latents from beyond the outermost levels.
 
     Args:
         dim: width of the latents. Where it is more than num_codebooks * len(levels), see `ProjectedQuantizer`.
@@ -82,13 +84,15 @@ class FSQ(ProjectedQuantizer):
 
 
 class ResidualFSQ(ProjectedQuantizer):
-    """Finite scalar quantization in stages: each divides every cell of the one before it, so that any number of stages decodes.
+    """Finite scalar quantization in stages: each divides every cell of the one before it, so that any number of stages
+    decodes.
 
-    An axis is bounded by z -> Phi(z / sqrt(3)), of all functions that which loses least of a unit Gaussian divided finely
-    (Panter and Dite 1951); its range is divided into L equal parts, each of these into L, and so on. The first k stages
-    decode to the mean of a unit Gaussian inside the cell that they tell, so that the error falls with every one. Compared with
-    `vector_quantize_pytorch.ResidualFSQ`, which also nests equal parts, the bound is undone in decoding (there, decoded
-    latents are bounded ones) and the values are not middles.
+    An axis is bounded by z -> Phi(z / sqrt(2.4)); its range is divided into L equal parts, each of these into L, and so
+    on. Phi of a Gaussian of variance 3 loses least of a unit Gaussian that is divided finely (Panter and Dite 1951);
+    with 2.4 the first stages lose less and use their codes more evenly. The first k stages decode to the mean of a unit
+    Gaussian inside the cell that they tell, so that the error falls with every one. Compared
+    with `vector_quantize_pytorch.ResidualFSQ`, which also nests equal parts, the bound is undone in decoding (there,
+    decoded latents are bounded ones) and the values are not middles.
 
     Gradients pass straight through to the latents.
 
@@ -129,12 +133,13 @@ class _NestedCells(nn.Module):
         while self.depth < stages and level ** (self.depth + 1) <= TABLE:
             self.depth += 1
         count = level**self.depth
-        edges = math.sqrt(6) * torch.special.erfinv(torch.arange(1, count, dtype=torch.float64) * (2 / count) - 1)
+        parts = torch.arange(1, count, dtype=torch.float64) / count
+        edges = math.sqrt(BOUND_VARIANCE) * torch.special.ndtri(parts)
         self.register_buffer("edges", edges.float(), persistent=False)
         for k in range(1, self.depth + 1):
             centroids = _centroids(edges[level ** (self.depth - k) - 1 :: level ** (self.depth - k)])
             self.register_buffer(f"centroids{k}", centroids.float(), persistent=False)
-        # Below the table the outermost cells must end somewhere: far out, for latents with longer tails than a Gaussian.
+        # Below the table the outermost cells must end somewhere: far out, for latents with long tails.
         self.register_buffer("bounds", torch.cat([2 * edges[:1], edges, 2 * edges[-1:]]).float(), persistent=False)
 
     def digits(self, z: Tensor, k: int) -> Tensor:
@@ -169,6 +174,8 @@ class _NestedCells(nn.Module):
 
 def check_levels(levels: Sequence[int] | None, codebook_size: int, room: int) -> tuple[int, ...]:
     """The levels of at most `room` axes, chosen where there are none given. Raises ValueError where they do not fit."""
+    if not 2 <= codebook_size <= MAX_CODEBOOK_SIZE:  # before any of so many are tried
+        raise ValueError(f"codebook_size={codebook_size} is outside 2..{MAX_CODEBOOK_SIZE}")
     if levels is None:
         for most in (8, 16):
             found = factors(codebook_size, most, room)
@@ -176,13 +183,16 @@ def check_levels(levels: Sequence[int] | None, codebook_size: int, room: int) ->
                 return found
         fits = factors(codebook_size, 16, 16)  # more axes than any size up to the largest has
         near = None if fits else _nearest_size(codebook_size, room)
-        instead = f"take codebook_size={near}, or give levels" if near else "widen the latents, or take fewer or smaller codebooks"
+        instead = "widen the latents, or take fewer or smaller codebooks"
+        if near:
+            instead = f"take codebook_size={near}, or give levels"
         raise ValueError(f"codebook_size={codebook_size} is no product of at most {room} levels of 3 to 16: {instead}")
     levels = tuple(int(level) for level in levels)
     if not levels or min(levels) < 3:
         raise ValueError(f"levels={levels}: each must be at least 3 (lfq and bsq have axes of 2)")
-    if math.prod(levels) != codebook_size:
-        raise ValueError(f"levels={levels} make {math.prod(levels)} codes: set codebook_size={math.prod(levels)}, not {codebook_size}")
+    product = math.prod(levels)
+    if product != codebook_size:
+        raise ValueError(f"levels={levels} make {product} codes: set codebook_size={product}, not {codebook_size}")
     return levels
 
 
@@ -192,8 +202,8 @@ def check_reconstruction(reconstruction: str) -> None:
 
 
 def factors(size: int, most: int, room: int) -> tuple[int, ...]:
-    """As many factors 3..most of `size` as possible, at most `room`, the largest of them as small as possible and first;
-    () where there are none."""
+    """As many factors 3..most of `size` as possible, at most `room`, the largest of them as small as possible and
+    first; () where there are none."""
     best: tuple[int, ...] = ()
 
     def extend(rest: int, limit: int, taken: tuple[int, ...]) -> None:
@@ -210,7 +220,7 @@ def factors(size: int, most: int, room: int) -> tuple[int, ...]:
 
 
 def _nearest_size(size: int, room: int) -> int | None:
-    sizes = (other for step in range(max(size, 4)) for other in (size - step, size + step))
+    sizes = (other for step in range(MAX_CODEBOOK_SIZE) for other in (size - step, size + step))
     return next((other for other in sizes if 3 <= other <= MAX_CODEBOOK_SIZE and factors(other, 8, room)), None)
 
 
@@ -227,7 +237,7 @@ def _digits(codes: Tensor, basis: Tensor, levels: tuple[int, ...]) -> Tensor:
 
 
 def _tanh_cells(level: int) -> tuple[Tensor, Tensor]:
-    """Where the rounding of a bounded number changes (level - 1,), and the means (level,) of a unit Gaussian between."""
+    """Where the rounding of a bounded number changes (level - 1,), and a unit Gaussian's means (level,) between."""
     half, offset = (level - 1) * (1 + EPSILON) / 2, (1 - level % 2) / 2
     changes = torch.arange(level - 1, dtype=torch.float64) + 0.5 - level // 2
     edges = torch.atanh((changes + offset) / half) - math.atanh(offset / half)

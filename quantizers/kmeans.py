@@ -21,9 +21,9 @@ ENOUGH = 1e-4  # relative gain of an iteration at which `fit` stops
 class KMeansQuantizer(ResidualVQ):
     """K codebooks by k-means, of the features and then of what is left of them; the first k decode for every k.
 
-    `fit` sees all features several times, `partial_fit` each once, as they come; both need torch only. In training inside a
-    codec it is a `ResidualVQ`, whose codebooks are those fitted, where there are some, and move on with the batches by
-    averages that forget (`decay`), since the latents move too.
+    `fit` sees all features several times, `partial_fit` each once, as they come; both need torch only and see what this
+    process is given. In training inside a codec it is a `ResidualVQ`, whose codebooks are those fitted, where there are
+    some, and move on with the batches by averages that forget (`decay`), since the latents move too.
 
     Args:
         dim: width of the features.
@@ -43,13 +43,13 @@ class KMeansQuantizer(ResidualVQ):
         """Fit every codebook to features (N, dim), or to a list, data set or other iterable of such batches.
 
         Lloyd's algorithm from k-means++ centers, one codebook after the other, at most `iterations` passes over the
-        features each; a code without rows moves to a row drawn at random. Raises ValueError for features of another shape,
-        that are not finite, or that can be gone over only once.
+        features each; a code without rows moves to a row drawn at random. Raises ValueError for features of another
+        shape, that are not finite, or that can be gone over only once.
         """
         if iterations < 1:
             raise ValueError(f"iterations={iterations}: at least 1 is needed")
         if isinstance(features, Iterator):
-            raise ValueError("features can be gone over only once: give a list or a data set of batches, or use partial_fit")
+            raise ValueError("features can be gone over only once: give a list or a data set, or use partial_fit")
         sample = self._sample(features)
         for index in range(self.num_codebooks):
             left = self._left(sample, index)
@@ -81,8 +81,8 @@ class KMeansQuantizer(ResidualVQ):
         """Go on fitting to features (N, dim) that have not been seen before (mini-batch k-means, Sculley 2010).
 
         Every code stays the mean of all rows that it was given; one that gets few moves to a row drawn at random. The
-        first rows, up to 4 for each code, are kept, and start the codebooks from k-means++ centers: until then these are
-        only as good as the first call's. Raises ValueError for features of another shape, or that are not finite.
+        first rows, up to 4 for each code, are kept, and start the codebooks from k-means++ centers: until then these
+        are only as good as the first call's. Raises ValueError for features of another shape, or that are not finite.
         """
         rows = self._checked(features)
         if rows.shape[0] == 0:
@@ -184,8 +184,8 @@ def assign(rows: Tensor, centers: Tensor) -> tuple[Tensor, float]:
 
 def spread_centers(rows: Tensor, size: int) -> Tensor:
     """Start centers (size, dim) among rows (N, dim): each is drawn by its squared distance to those drawn before
-    (k-means++, Arthur and Vassilvitskii 2007), in at most 64 draws, the rows of one of which do not see each other. Where
-    there are fewer different rows than centers, some are drawn twice."""
+    (k-means++, Arthur and Vassilvitskii 2007), in at most 64 draws, the rows of one of which do not see each other.
+    Where there are fewer different rows than centers, some are drawn twice."""
     middle = rows.mean(0)
     rows = rows - middle
     norms = rows.square().sum(1)

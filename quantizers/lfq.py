@@ -16,16 +16,17 @@ GROUP = 8  # bits whose joint distribution the entropy loss takes
 
 
 class LFQ(ProjectedQuantizer):
-    """A code is the signs of log2(codebook_size) axes, the first the most significant bit, as in vector_quantize_pytorch.
+    """A code is the signs of log2(codebook_size) axes, the first the most significant bit, as in
+    vector_quantize_pytorch.
 
-    A bit decodes to plus or minus sqrt(2 / pi), the mean of the positive half of a unit Gaussian, where squared errors are
-    least ("centroid"), or to plus or minus 1 as in the paper ("grid"). Either codes to the same bits again. Gradients pass
-    straight through to the latents.
+    A bit decodes to plus or minus sqrt(2 / pi), the mean of the positive half of a unit Gaussian, where squared errors
+    are least ("centroid"), or to plus or minus 1 as in the paper ("grid"). Either codes to the same bits again.
+    Gradients pass straight through to the latents.
 
-    losses["entropy"] makes each frame certain of its code and all frames together use every code: the mean entropy of the
-    softmax over codes of one frame, less `diversity` times the entropy of that softmax's mean over the frames, each as a
-    share of the code's bits. The first splits exactly into bits. The second is taken over groups of up to 8 bits and added
-    up: exact up to 256 codes, beyond them the dependence between groups is not seen.
+    losses["entropy"] makes each frame certain of its code and all frames together use every code: the mean entropy of
+    the softmax over codes of one frame, less `diversity` times the entropy of that softmax's mean over the frames, each
+    as a share of the code's bits. The first splits exactly into bits. The second is taken over groups of up to 8 bits
+    and added up: exact up to 256 codes, beyond them the dependence between groups is not seen.
 
     Args:
         dim: width of the latents. Where it is more than num_codebooks * log2(codebook_size), see `ProjectedQuantizer`.
@@ -34,7 +35,8 @@ class LFQ(ProjectedQuantizer):
         reconstruction: "centroid" or "grid".
         entropy_weight: by which losses["entropy"] is multiplied; 0 leaves it out.
         diversity: see above.
-        inv_temperature: of the softmax over -|z - code|^2, for latents of about unit variance and codes of plus and minus 1.
+        inv_temperature: of the softmax over -|z - code|^2, for latents of about unit variance and codes of plus and
+            minus 1.
             The usual 100 leaves only latents within some hundredths of 0 with a gradient; with 1, latents that had all
             fallen on one side of an axis spread again.
     """
@@ -46,9 +48,9 @@ class LFQ(ProjectedQuantizer):
         self, dim: int, num_codebooks: int = 1, codebook_size: int = 1024, reconstruction: str = "centroid",
         entropy_weight: float = 0.1, diversity: float = 1.0, inv_temperature: float = 1.0,
     ) -> None:
-        bits = int(codebook_size).bit_length() - 1
-        if codebook_size < 2 or 2**bits != codebook_size:
-            raise ValueError(f"codebook_size={codebook_size} is no power of 2: take {2 ** max(1, bits)} or {2 ** max(1, bits + 1)}")
+        bits = max(1, int(codebook_size).bit_length() - 1)
+        if 2**bits != codebook_size:
+            raise ValueError(f"codebook_size={codebook_size} is no power of 2: take {2**bits} or {2 ** (bits + 1)}")
         check_reconstruction(reconstruction)
         for name, value in (("entropy_weight", entropy_weight), ("diversity", diversity)):
             if value < 0:
@@ -94,8 +96,8 @@ class LFQ(ProjectedQuantizer):
     def entropies(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Of one frame's code on average, and of the frames' mean, in nats, of z (N, K, bits).
 
-        In training under torch.distributed over the frames of all processes, with gradients that are right once they are
-        averaged over processes. 0 without frames.
+        In training under torch.distributed over the frames of all processes, with gradients that are right once they
+        are averaged over processes. 0 without frames.
         """
         # Softmax of 2 * inv_temperature * z.c over all sign vectors c is a product of sigmoids, one of each bit.
         logits = 4 * self.inv_temperature * z
@@ -127,9 +129,9 @@ class LFQ(ProjectedQuantizer):
 class BSQ(LFQ):
     """`LFQ` of what is first projected to the unit sphere: gradients and entropies are those of the projected latents.
 
-    The projection keeps all signs, so the codes are LFQ's. The paper's values of plus and minus 1 / sqrt(bits) ("grid") are
-    the sphere's; "centroid" stretches them to sqrt(2 / pi), where squared errors of unit Gaussian latents are least. As in
-    the paper the second entropy is that of each bit on its own.
+    The projection keeps all signs, so the codes are LFQ's. The paper's values of plus and minus 1 / sqrt(bits) ("grid")
+    are the sphere's; "centroid" stretches them to sqrt(2 / pi), where squared errors of unit Gaussian latents are
+    least. As in the paper the second entropy is that of each bit on its own.
     """
 
     spherical = True

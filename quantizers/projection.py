@@ -1,5 +1,5 @@
-"""What the families without a table of vectors share: a few axes of the latents, each quantized as a number of about unit
-variance."""
+"""What the families without a table of vectors share: a few axes of the latents, each quantized as a number of about
+unit variance."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ class Kept:
 class ProjectedQuantizer(Quantizer):
     """Quantizes z = P^T (x - center) / scale, `width` numbers a frame, and decodes to P (scale * z^) + center.
 
-    P (dim, width) has orthonormal columns, whatever its parameter `projection` is (QR), so that what is decoded projects to
-    itself; where width equals dim there is none. P, center and scale start from the first latents of training (their
-    principal axes, their mean, and the deviation along each axis), or from `initialize`; P goes on learning by gradient. Call
-    `start_from_codebooks` before training to keep them: at first P is random, center 0 and scale 1.
+    P (dim, width) has orthonormal columns, whatever its parameter `projection` is (QR), so that what is decoded
+    projects to itself; where width equals dim there is none. P, center and scale start from the first latents of
+    training (their principal axes, their mean, and the deviation along each axis), or from `initialize`; P goes on
+    learning by gradient. Call `start_from_codebooks` before training to keep them: at first P is random, center 0 and
+    scale 1.
 
     A family implements `_indices`, `_values`, and what it trains by.
     """
@@ -125,7 +126,7 @@ class ProjectedQuantizer(Quantizer):
     # Training
 
     def prepare_training(self, frames_per_step: int, synchronized: bool = False) -> None:
-        """synchronized: starts from, and takes shares of codes over, the latents of all processes of torch.distributed."""
+        """synchronized: start from, and count codes of, the latents of all processes of torch.distributed."""
         self.processes = Processes(synchronized)
 
     @property
@@ -146,7 +147,7 @@ class ProjectedQuantizer(Quantizer):
 
     @torch.no_grad()
     def _start(self, rows: Tensor) -> None:
-        """Set the axes from all processes' rows (N, dim), unless these are too few or all the same: then from the next."""
+        """Set the axes from all processes' rows (N, dim), unless these are too few or all the same."""
         processes = self._together()
         count = processes.sum(torch.tensor(float(rows.shape[0]), device=rows.device))
         if count <= 2 * self.width:

@@ -1,4 +1,5 @@
-"""Random-projection quantizer (BEST-RQ, Chiu et al. 2022, https://arxiv.org/abs/2202.01855; in BEATs): labels, and no way back."""
+"""Random-projection quantizer (BEST-RQ, Chiu et al. 2022, https://arxiv.org/abs/2202.01855; in BEATs): labels, and no
+way back."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from quantizers.search import MANY_ROWS, products
 
 
 class RandomProjectionQuantizer(Quantizer):
-    """K independent frozen random projections to `codebook_dim` axes, each with a frozen random codebook of unit vectors; a
-    code is the nearest by angle. Nothing is trained.
+    """K independent frozen random projections to `codebook_dim` axes, each with a frozen random codebook of unit
+    vectors; a code is the nearest by angle. Nothing is trained.
 
-    Codes are those of `vector_quantize_pytorch.RandomProjectionQuantizer` for the same projections and codebook (which for
-    more than one codebook appends a second random projection; theirs is the product of both).
+    Codes are those of `vector_quantize_pytorch.RandomProjectionQuantizer` for the same projections and codebook (which
+    for more than one codebook appends a second random projection; theirs is the product of both).
 
     It only encodes: `decode` and `forward` raise ValueError.
 
@@ -23,7 +24,8 @@ class RandomProjectionQuantizer(Quantizer):
         dim: width of the latents.
         num_codebooks, codebook_size: K and the number of vectors in each.
         codebook_dim: axes of a projection.
-        norm: every frame is first normalised to mean 0 and deviation 1 over its dimensions, or a few codes would take all.
+        norm: every frame is first normalised to mean 0 and deviation 1 over its dimensions, or a few codes would take
+            all.
     """
 
     decodes = False
@@ -49,7 +51,7 @@ class RandomProjectionQuantizer(Quantizer):
         codes = rows.new_empty(k, rows.shape[0], dtype=torch.int64)
         for index in range(k):
             codebook = F.normalize(self.codebooks[index].float(), dim=1).T.contiguous()
-            for start in range(0, rows.shape[0], MANY_ROWS):  # so many rows at once that their scores stay in a CPU's cache
+            for start in range(0, rows.shape[0], MANY_ROWS):  # so that scores stay in a CPU's cache
                 projected = products(rows[start : start + MANY_ROWS], self.projections[index].float())
                 codes[index, start : start + MANY_ROWS] = products(projected.contiguous(), codebook).argmax(1)
         return codes.reshape(k, batch, frames).transpose(0, 1)

@@ -17,13 +17,14 @@ from quantizers.search import MANY_ROWS, nearest
 class SimVQ(Quantizer):
     """K codebooks, each quantizing what the ones before it left over; the first k decode for every k.
 
-    A codebook is a frozen Gaussian one times a learnt linear map, plus a learnt bias: what moves one code moves all of them, so
-    that none is left behind. Codes are those of `vector_quantize_pytorch.SimVQ` for the same codebook and map (its bias is
-    0). The map starts from the first latents of training, or from `initialize`: codes are then drawn from the Gaussian that
-    random coding would draw them from at this rate (reverse water-filling), for the latents' mean and covariance.
+    A codebook is a frozen Gaussian one times a learnt linear map, plus a learnt bias: what moves one code moves all of
+    them, so that none is left behind. Codes are those of `vector_quantize_pytorch.SimVQ` for the same codebook and map
+    (its bias is 0). The map starts from the first latents of training, or from `initialize`: codes are then drawn from
+    the Gaussian that random coding would draw them from at this rate (reverse water-filling), for the latents' mean and
+    covariance.
 
-    losses: "codebook" moves the map to the latents and "commitment" the latents to the codes; `quantized` passes gradients
-    straight through to the latents.
+    losses: "codebook" moves the map to the latents and "commitment" the latents to the codes; `quantized` passes
+    gradients straight through to the latents.
 
     Args:
         dim: width of the latents.
@@ -95,7 +96,8 @@ class SimVQ(Quantizer):
         self.trainer_started.fill_(True)
 
     def initialize(self, latents: Tensor) -> None:
-        """Start the maps from latents (B, dim, T). Raises ValueError for another shape, or where they are not finite."""
+        """Start the maps from latents (B, dim, T). Raises ValueError for another shape, or where they are not
+        finite."""
         self.check_latents(latents)
         if not torch.isfinite(latents).all():
             raise ValueError("latents are NaN or infinite: the quantizer cannot start from them")
@@ -103,8 +105,8 @@ class SimVQ(Quantizer):
 
     @torch.no_grad()
     def _start(self, rows: Tensor) -> None:
-        """Start the maps, one after the other, from all processes' rows (N, dim), unless these are all the same: then from
-        the next."""
+        """Start the maps, one after the other, from all processes' rows (N, dim), unless these are all the same: then
+        from the next."""
         self.processes = processes = self.processes or Processes.in_use()
         count = processes.sum(torch.tensor(float(rows.shape[0]), device=rows.device)).clamp_min(1)
         for index in range(self.num_codebooks):
@@ -158,12 +160,12 @@ class SimVQ(Quantizer):
 
 
 def _spread_of_codes(covariance: Tensor, bits: float) -> Tensor:
-    """Matrix (dim, dim) that takes white noise to the codes of least mean squared error for Gaussian rows of `covariance`
-    at `bits` a row: along each principal axis the variance less the error (Cover and Thomas, Elements of Information
-    Theory, 10.3.3)."""
+    """Matrix (dim, dim) that takes white noise to the codes of least mean squared error for Gaussian rows of
+    `covariance` at `bits` a row: along each principal axis the variance less the error (Cover and Thomas, Elements of
+    Information Theory, 10.3.3)."""
     variance, axes = torch.linalg.eigh(covariance.double())
     logs = variance.flip(0).clamp_min(1e-30).log2()  # the widest axis first
-    water = (logs.cumsum(0) - 2 * bits) / torch.arange(1, len(logs) + 1, device=logs.device)  # log error of the first m axes
+    water = (logs.cumsum(0) - 2 * bits) / torch.arange(1, len(logs) + 1, device=logs.device)  # of the first m axes
     used = int((logs > water).sum())  # those with more variance than error come first
     kept = (variance - 2 ** water[used - 1]).clamp_min(0)
     return ((axes * kept.sqrt()) @ axes.T).float()

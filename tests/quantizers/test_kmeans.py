@@ -209,8 +209,9 @@ def test_centers_start_apart():
 
 
 @pytest.mark.parametrize("features, message", [
-    (torch.zeros(5, 3), r"must be \(N, 4\)"), (torch.zeros(1, 4, 5), r"must be \(N, 4\)"), (torch.full((5, 4), torch.nan), "NaN"),
-    (torch.zeros(0, 4), "no features"), ([], "no features"), (iter([torch.zeros(5, 4)]), "only once.*partial_fit"),
+    (torch.zeros(5, 3), r"must be \(N, 4\)"), (torch.zeros(1, 4, 5), r"must be \(N, 4\)"),
+    (torch.full((5, 4), torch.nan), "NaN"), (torch.zeros(0, 4), "no features"), ([], "no features"),
+    (iter([torch.zeros(5, 4)]), "only once.*partial_fit"),
 ])
 def test_features_that_do_not_fit_are_refused(features, message):
     with pytest.raises(ValueError, match=message):

@@ -57,7 +57,8 @@ def test_encode_is_the_nearest_vector_at_every_stage():
         distances = torch.cdist(residual, book, compute_mode="donot_use_mm_for_euclid_dist")
         assert (codes[0, stage] == distances.argmin(1)).float().mean() > 0.99
         residual = residual - book[codes[0, stage]]
-    torch.testing.assert_close(quantizer.decode(codes)[0].mT.double(), latents.mT[0].double() - residual, atol=1e-5, rtol=0)
+    expected = latents.mT[0].double() - residual
+    torch.testing.assert_close(quantizer.decode(codes)[0].mT.double(), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("dim, size, most", [(4, 256, 3.6), (8, 1024, 1.9), (64, 1024, 0.5)])
