@@ -16,7 +16,8 @@ import quantizers
 from codec.audio import resample
 from codec.backbones import build_decoder, build_encoder
 from codec.config import CodecConfig, ConfigError
-from codec.stream import BLOCK_FRAMES, Stream, as_samples
+from codec.coding import BLOCK_FRAMES, Decoding, Encoding
+from codec.stream import Stream, as_samples
 from codec.tokens import Tokens, TokenSpec, frames_for
 
 
@@ -190,17 +191,8 @@ class Codec(nn.Module):
     @torch.no_grad()
     def encode_frames(self, wav: Tensor, num_codebooks: int) -> Tensor:
         """wav (B, 1, n * frame_size) at the model's rate to codes (B, k, n)."""
-        codes, state = [], None
-        for block in wav.split(self.block_frames * self.frame_size, dim=2):
-            latents, state = self.encoder(block, state)
-            codes.append(self.quantizer.encode(latents, num_codebooks))
-        return torch.cat(codes, 2)
-
-    @property
-    def block_frames(self) -> int:
-        """Frames that pass the encoder at a time: a whole number of those that the quantizer codes together."""
-        multiple = self.quantizer.frame_multiple
-        return max(1, BLOCK_FRAMES // multiple) * multiple
+        coding = Encoding(self, wav.shape[0], num_codebooks)
+        return torch.cat([coding.push(wav), coding.finish()], 2)
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
@@ -229,24 +221,15 @@ class Codec(nn.Module):
 
         lengths (B,): valid frames of each row. What lies behind them is silence, as it is for the row alone.
         """
-        frames, delay, state, parts = codes.shape[2], self.decoder.delay, None, []
-        if frames == 0:
-            return torch.zeros(codes.shape[0], 1, 0, device=codes.device)
-        for start in range(0, frames, BLOCK_FRAMES):
+        coding, parts = Decoding(self, codes.shape[0]), []
+        for start in range(0, codes.shape[2], BLOCK_FRAMES):
             block = codes[..., start : start + BLOCK_FRAMES]
             latents = self.quantizer.decode(block)
             if lengths is not None:
                 behind = torch.arange(start, start + block.shape[2], device=codes.device) >= lengths[:, None]  # (B, n)
                 latents = latents.masked_fill(behind[:, None], 0.0)
-            wav, state = self.decoder(latents, state)
-            parts.append(wav)
-        if delay:
-            parts.append(self.decoder(self.silence(codes.shape[0]), state)[0])
-        return torch.cat(parts, 2)[..., delay : delay + frames * self.frame_size]
-
-    def silence(self, batch: int) -> Tensor:
-        """Zero latents (batch, dim, n) that push the last `delay` samples out of the decoder."""
-        return torch.zeros(batch, self.config.dim, math.ceil(self.decoder.delay / self.frame_size), device=self.device)
+            parts.append(coding.push(latents))
+        return torch.cat([*parts, coding.finish()], 2)[..., : codes.shape[2] * self.frame_size]
 
     def stream(self, batch_size: int = 1, num_codebooks: int | None = None) -> Stream:
         """A live encoder and decoder for `batch_size` parallel mono signals at the model's rate."""

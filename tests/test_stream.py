@@ -110,7 +110,7 @@ def test_encoder_and_decoder_of_a_stream_are_independent(tiny_model):
 
 def test_a_long_chunk_runs_in_blocks(tiny_model, monkeypatch):
     """An hour that is pushed in at once must not need an hour of activations."""
-    monkeypatch.setattr("codec.stream.BLOCK_FRAMES", 10)
+    monkeypatch.setattr("codec.coding.BLOCK_FRAMES", 10)
     seen = []
     hooks = [
         tiny_model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[2] // FRAME)),
@@ -119,7 +119,7 @@ def test_a_long_chunk_runs_in_blocks(tiny_model, monkeypatch):
     try:
         with tiny_model.stream() as stream:
             stream.decode(stream.encode(noise(1, 1, 35 * FRAME)))
-            assert stream._pending.untyped_storage().nbytes() == 0
+            assert stream._encoding._run._pending.untyped_storage().nbytes() == 0
     finally:
         for hook in hooks:
             hook.remove()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from codec.backbones.base import Network
 from codec.nn.convnext import ConvNeXtBlock
 from codec.nn.linear import Linear
 from codec.nn.state import State, run
@@ -28,7 +29,7 @@ def compress(spectrum: Tensor, bins: int) -> Tensor:
     return torch.cat([real * gain, imaginary * gain, 0.25 * log_power], dim=-1)
 
 
-class ConvNeXtEncoder(nn.Module):
+class ConvNeXtEncoder(Network):
     """(B, 1, n * hop) samples to (B, dim, n) latents. Looks only back: frame t ends with sample (t + 1) * hop - 1."""
 
     def __init__(self, dim: int, hop: int, window: int, channels: int, hidden: int, blocks: int, kernel_size: int):
@@ -51,7 +52,7 @@ class ConvNeXtEncoder(nn.Module):
         return self.out(self.norm_out(x)).transpose(1, 2), (own, blocks)
 
 
-class ConvNeXtDecoder(nn.Module):
+class ConvNeXtDecoder(Network):
     """(B, dim, n) latents to (B, 1, n * hop) samples that lag the input by `delay` samples.
 
     Blocks at frame rate, then each frame becomes `upsample` sub-frames, blocks at that rate, and a head that gives

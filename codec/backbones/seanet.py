@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec.backbones.base import Network
 from codec.nn.conv import CausalConv1d, CausalConvTranspose1d
 from codec.nn.lstm import ResidualLSTM
 from codec.nn.state import State, run
@@ -45,7 +46,7 @@ class ResidualUnit(nn.Module):
         return x + y, state
 
 
-class SEANetEncoder(nn.Module):
+class SEANetEncoder(Network):
     """(B, 1, n * hop) samples to (B, dim, n) latents. Looks only back: frame t ends with sample (t + 1) * hop - 1.
 
     Args:
@@ -76,13 +77,11 @@ class SEANetEncoder(nn.Module):
         return run(self.layers, wav, state)
 
 
-class SEANetDecoder(nn.Module):
+class SEANetDecoder(Network):
     """(B, dim, n) latents to (B, 1, n * hop) samples: the encoder's mirror image, which adds no delay.
 
     Args: as `SEANetEncoder`; `channels` is the width at the sample rate.
     """
-
-    delay = 0
 
     def __init__(
         self, dim: int, hop: int, channels: int, strides: Sequence[int], kernel_size: int, residual_kernel_size: int,

@@ -1,0 +1,157 @@
+"""Running an encoder or a decoder over a signal that comes in parts, by what the network can do.
+
+A causal network keeps state and never looks ahead. A network with a finite receptive field runs on blocks with their
+surroundings: what it makes of the surroundings is thrown away, so that the result is that of the whole signal. `run_over`
+gives the one that fits: `push` what is there, then `finish`; both yield blocks of what has become ready.
+
+What a network says of itself is in `codec.backbones.base`. A causal one that is `ragged` is told of the last samples by
+`last=True`; where the start of a signal is shorter than `start_frames`, there is no more of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Union
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BLOCK_FRAMES = 500  # networks run over long audio in blocks of this many frames: constant memory
+
+
+class Causal:
+    """unit: inputs a frame, samples for an encoder and 1 for a decoder."""
+
+    def __init__(self, network: nn.Module, unit: int):
+        self.network, self.unit = network, unit
+        self._pending: Tensor | None = None  # inputs (B, C, n) of frames that are not full, or of a start too short
+        self._state = None
+
+    def push(self, x: Tensor) -> Iterator[Tensor]:
+        x = x if self._pending is None else torch.cat([self._pending, x], 2)
+        # A ragged network must be told of the last samples: what could be the last ones waits for more.
+        ready = max(0, x.shape[2] - (1 if self.network.ragged else 0)) // self.unit
+        if self._state is None and ready < self.network.start_frames:
+            ready = 0
+        yield from self._run(x, ready)
+
+    def finish(self) -> Iterator[Tensor]:
+        x = self._pending
+        if x is None or x.shape[2] == 0:
+            return
+        if self.network.ragged:
+            self._pending = x[..., :0]
+            yield self.network(x, self._state, last=True)[0]
+        else:
+            x = F.pad(x, (0, -x.shape[2] % self.unit))
+            yield from self._run(x, x.shape[2] // self.unit)
+
+    def _run(self, x: Tensor, frames: int) -> Iterator[Tensor]:
+        self._pending = x[..., frames * self.unit :].clone()  # a view would keep the whole chunk alive
+        for start, stop in _blocks(0, frames):
+            y, self._state = self.network(x[..., start * self.unit : stop * self.unit], self._state)
+            yield y
+
+
+class WithContext:
+    """unit as above; out: outputs a frame, 1 for an encoder and samples for a decoder. Outputs lag by the context."""
+
+    def __init__(self, network: nn.Module, unit: int, out: int):
+        self.network, self.unit, self.out = network, unit, out
+        self._kept: Tensor | None = None  # inputs from frame `_first` on
+        self._first = self._next = 0  # frames: the first one kept, the first one without outputs
+
+    def push(self, x: Tensor) -> Iterator[Tensor]:
+        self._kept = x if self._kept is None else torch.cat([self._kept, x], 2)
+        # The last samples here may be the signal's: a frame must be followed by more for being inside of it.
+        inside = self._first + max(0, self._kept.shape[2] - 1) // self.unit
+        yield from self._run(inside - self.network.context, last=False)
+
+    def finish(self) -> Iterator[Tensor]:
+        if self._kept is None:
+            return
+        if not self.network.ragged:
+            self._kept = F.pad(self._kept, (0, -self._kept.shape[2] % self.unit))
+        yield from self._run(self._first + -(-self._kept.shape[2] // self.unit), last=True)
+
+    def _run(self, until: int, last: bool) -> Iterator[Tensor]:
+        context = self.network.context
+        for start, stop in _blocks(self._next, until):
+            left = max(0, start - context)
+            right = None if last and stop + context >= until else (stop + context - self._first) * self.unit
+            y, _ = self.network(self._kept[..., (left - self._first) * self.unit : right])
+            yield y[..., (start - left) * self.out : (stop - left) * self.out]
+            self._next = stop
+        keep = max(self._first, self._next - context)
+        self._kept = self._kept[..., (keep - self._first) * self.unit :].clone()
+        self._first = keep
+
+
+Run = Union[Causal, WithContext]
+
+
+def run_over(network: nn.Module, unit: int, out: int) -> Run:
+    """A run of an encoder (unit = samples a frame, out = 1) or a decoder (the other way round)."""
+    return Causal(network, unit) if network.context is None else WithContext(network, unit, out)
+
+
+class Encoding:
+    """Samples (B, 1, n) to the codes (B, k, m) that are ready."""
+
+    def __init__(self, model, batch_size: int, num_codebooks: int):
+        self._quantizer, self._k = model.quantizer, num_codebooks
+        self._run = run_over(model.encoder, model.frame_size, 1)
+        self._empty = torch.zeros(batch_size, num_codebooks, 0, dtype=torch.int64, device=model.device)
+        self._latents: Tensor | None = None  # of frames that the quantizer codes together with ones to come
+
+    def push(self, wav: Tensor) -> Tensor:
+        return torch.cat([self._empty, *(self._quantize(latents) for latents in self._run.push(wav))], 2)
+
+    def finish(self) -> Tensor:
+        codes = [self._quantize(latents) for latents in self._run.finish()]
+        if self._latents is not None:
+            codes.append(self._quantizer.encode(self._latents, self._k))
+            self._latents = None
+        return torch.cat([self._empty, *codes], 2)
+
+    def _quantize(self, latents: Tensor) -> Tensor:
+        multiple = self._quantizer.frame_multiple
+        if multiple > 1:
+            latents = latents if self._latents is None else torch.cat([self._latents, latents], 2)
+            whole = latents.shape[2] // multiple * multiple
+            self._latents = latents[..., whole:].clone() if whole < latents.shape[2] else None
+            latents = latents[..., :whole]
+        return self._quantizer.encode(latents, self._k)
+
+
+class Decoding:
+    """Latents (B, dim, m) to the samples (B, 1, n) that are finished. A decoder's first `delay` samples, from before the
+    start of the signal, are left out, so that the output is aligned with what was encoded."""
+
+    def __init__(self, model, batch_size: int):
+        self._run = run_over(model.decoder, 1, model.frame_size)
+        self._size, self._delay = model.frame_size, model.decoder.delay
+        self._skip = self._delay
+        self._silence = torch.zeros(batch_size, model.config.dim, -(-self._delay // self._size), device=model.device)
+        self._empty = torch.zeros(batch_size, 1, 0, device=model.device)
+
+    def push(self, latents: Tensor) -> Tensor:
+        return torch.cat([self._empty, *(self._aligned(wav) for wav in self._run.push(latents))], 2)
+
+    def finish(self) -> Tensor:
+        wav = [self._aligned(wav) for wav in self._run.finish()]
+        if self._delay:  # only a causal decoder has one: silence pushes the last samples out
+            tail = torch.cat([self._aligned(part) for part in self._run.push(self._silence)], 2)
+            wav.append(tail[..., : tail.shape[2] - -self._delay % self._size])
+        return torch.cat([self._empty, *wav], 2)
+
+    def _aligned(self, wav: Tensor) -> Tensor:
+        skip = min(self._skip, wav.shape[2])
+        self._skip -= skip
+        return wav[..., skip:]
+
+
+def _blocks(begin: int, end: int) -> Iterator[tuple[int, int]]:
+    for start in range(begin, end, BLOCK_FRAMES):
+        yield start, min(start + BLOCK_FRAMES, end)
