@@ -1,0 +1,289 @@
+"""Multi-codebook vector quantization: unordered additive codebooks, searched jointly.
+
+The method is that of D. Povey (https://github.com/danpovey/quantization), known for the teacher's targets of SPEAR
+(https://arxiv.org/abs/2510.25955). `joint_search` explains the search, `mvq_fit` fits codebooks to given features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from quantizers.base import QuantizerOutput, straight_through, usage_stats
+from quantizers.codebook import CodebookTrainer, mean_square, power_of, spread
+from quantizers.joint_search import BLOCK_FRAMES, MAX_ENTRIES, JointSearch, PreparedSearches
+from quantizers.processes import Processes
+from quantizers.search import nearest, products
+from quantizers.start import DataStartedQuantizer
+
+STARTS = ("greedy", "predicted")
+PREDICTION_WEIGHT, ENTROPY_WEIGHT = 0.1, 0.001
+STARTING_SWEEPS = 3
+
+
+class Stage(NamedTuple):
+    """Codebooks that are searched together: numbers first to last - 1."""
+
+    index: int
+    first: int
+    last: int
+
+
+class MultiCodebookVQ(DataStartedQuantizer):
+    """K codebooks whose vectors add up to the latents. No order is among them, so all K are needed to decode, unless
+    `stages` nests them: each stage is searched jointly on what the stages before it left over, and decodes with them.
+
+    In training codebooks start by residual k-means and follow moving averages of what the others leave them.
+
+    Args:
+        dim: width of the latents.
+        num_codebooks, codebook_size: K and the number of vectors in each.
+        stages: codebooks of each stage, say (3, 3, 2), which adds up to K; one stage by default.
+        rounds: of refinement in encoding; 0 keeps the indices that it would start from. Training takes 1 or 2.
+        start: where refinement starts: "greedy" from each codebook's nearest vector in turn, "predicted" from a linear
+            classifier of the latents, as in the source of the method. `forward` trains it and `fit_mvq` fits it.
+        decay: of the moving averages that train the codebooks.
+        kmeans_iters: iterations of k-means from which they start.
+    """
+
+    def __init__(
+        self, dim: int, num_codebooks: int = 8, codebook_size: int = 256, stages: tuple[int, ...] | None = None,
+        rounds: int = 5, start: str = "greedy", decay: float = 0.99, kmeans_iters: int = 10,
+    ) -> None:
+        super().__init__(dim, (codebook_size,) * num_codebooks)
+        sizes = (num_codebooks,) if stages is None else tuple(stages)
+        if min(sizes, default=0) < 1 or sum(sizes) != num_codebooks:
+            raise ValueError(f"stages={sizes}: they must be at least 1 each and add up to num_codebooks={num_codebooks}")
+        if max(sizes) > 1 and max(sizes) * codebook_size > MAX_ENTRIES:
+            raise ValueError(
+                f"{max(sizes)} codebooks of {codebook_size} are too many to be searched jointly (at most {MAX_ENTRIES} vectors): "
+                "use fewer or smaller ones, or more stages"
+            )
+        if rounds < 0:
+            raise ValueError(f"rounds={rounds}: it must be 0 or more; 5 is enough")
+        if start not in STARTS:
+            raise ValueError(f"start={start!r}: there is {' and '.join(STARTS)}")
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay={decay} is outside [0, 1): 0.99 averages over about 100 steps")
+        if kmeans_iters < 1:
+            raise ValueError(f"kmeans_iters={kmeans_iters}: at least 1 is needed")
+        self.codebook_size, self.rounds, self.start = codebook_size, rounds, start
+        self.decay, self.kmeans_iters = decay, kmeans_iters
+        ends = torch.tensor(sizes).cumsum(0).tolist()
+        self.stages = tuple(Stage(n, end - size, end) for n, (size, end) in enumerate(zip(sizes, ends)))
+        self.register_buffer("codebooks", torch.empty(num_codebooks, codebook_size, dim).uniform_(-1.0, 1.0) / num_codebooks)
+        # The latents' mean and scale at the start, for accuracy and for a classifier at ease; fixed from there on.
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(()))
+        predicted = sizes if start == "predicted" else ()
+        self.to_logits = nn.ModuleList(nn.Linear(dim, size * codebook_size) for size in predicted)
+        self._searches = PreparedSearches()
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return tuple(stage.last for stage in self.stages)
+
+    @property
+    def id(self) -> str:
+        """8 hex digits of all that codes depend on: codes kept with it cannot be mixed up with those of another."""
+        digest = hashlib.sha256(repr((self.codebook_sizes, self.counts, self.rounds, self.start)).encode())
+        for name, tensor in sorted(self.inference_state().items()):
+            digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:8]
+
+    # Coding
+
+    def encode_bytes(self, features: Tensor | np.ndarray) -> Tensor:
+        """features (N, dim) to codes (N, K) uint8. Raises ValueError where codes do not fit into bytes."""
+        self._check_bytes()
+        features = torch.as_tensor(features).to(self.codebooks.device)
+        if features.dim() != 2:
+            raise ValueError(f"features have shape {tuple(features.shape)}: they must be (N, {self.dim})")
+        return self.encode(features.T[None])[0].T.to(torch.uint8)
+
+    def decode_bytes(self, codes: Tensor | np.ndarray) -> Tensor:
+        """codes (N, K) uint8 to features (N, dim) float32."""
+        self._check_bytes()
+        codes = torch.as_tensor(codes).to(self.codebooks.device)
+        if codes.dim() != 2:
+            raise ValueError(f"codes have shape {tuple(codes.shape)}: they must be (N, {self.num_codebooks})")
+        return self.decode(codes.T[None].long())[0].T
+
+    def _check_bytes(self) -> None:
+        if self.codebook_size > 256:
+            raise ValueError(f"codes of {self.codebook_size} vectors do not fit into bytes: use encode and decode")
+
+    def _encode(self, latents: Tensor, k: int) -> Tensor:
+        batch, dim, frames = latents.shape
+        left = latents.mT.reshape(batch * frames, dim) - self.mean
+        codes = []
+        for stage in self.stages[: self.counts.index(k) + 1]:
+            found = self._look_up(stage, left, self.rounds)
+            left = left - self._vectors(stage, found)
+            codes.append(found)
+        return torch.cat(codes, 1).reshape(batch, frames, k).mT.contiguous()
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        total = self.mean.expand(codes.shape[0], codes.shape[2], self.dim)
+        for index in range(codes.shape[1]):
+            total = total + self.codebooks[index][codes[:, index]]
+        return total.mT
+
+    def _search(self, stage: Stage) -> JointSearch:
+        return self._searches.of(stage.index, self.codebooks[stage.first : stage.last].float())
+
+    @torch.no_grad()
+    def _look_up(self, stage: Stage, left: Tensor, rounds: int, start: str | None = None) -> Tensor:
+        """left (N, dim), what the stages before left over, to codes (N, C) of a stage."""
+        predicted = (start or self.start) == "predicted"
+        search = self._search(stage)
+        codes = left.new_empty(left.shape[0], stage.last - stage.first, dtype=torch.int64)
+        for first in range(0, left.shape[0], BLOCK_FRAMES):
+            block = left[first : first + BLOCK_FRAMES].contiguous()
+            unary = search.unary(block)
+            found = self._predict(stage, block) if predicted else search.greedy(unary)
+            codes[first : first + BLOCK_FRAMES] = search.refine(unary, found, rounds)
+        return codes
+
+    def _predict(self, stage: Stage, left: Tensor) -> Tensor:
+        """left (N, dim) to the classifier's most likely codes (N, C)."""
+        layer = self.to_logits[stage.index]
+        logits = products(left / self.scale, layer.weight.T, layer.bias)
+        return logits.reshape(left.shape[0], -1, self.codebook_size).argmax(2)
+
+    def _vectors(self, stage: Stage, codes: Tensor) -> Tensor:
+        """codes (N, C) of a stage to the sum (N, dim) of their vectors."""
+        total = self.codebooks[stage.first][codes[:, 0]]
+        for index in range(1, codes.shape[1]):
+            total = total + self.codebooks[stage.first + index][codes[:, index]]
+        return total
+
+    # Training
+
+    def _codebook(self, index: int) -> Tensor:
+        return self.codebooks[index]
+
+    def _build_trainers(self, frames_per_step: int, processes: Processes) -> nn.ModuleList:
+        self._processes = processes
+        return nn.ModuleList(
+            CodebookTrainer(self.dim, self.codebook_size, frames_per_step, self.decay, self.kmeans_iters, processes)
+            for _ in range(self.num_codebooks)
+        )
+
+    @torch.no_grad()
+    def _start(self, rows: Tensor, mask: Tensor) -> None:
+        processes = self._processes
+        total = processes.sum(torch.tensor(float(rows.shape[0]), device=rows.device))
+        if total == 0:
+            return
+        self.mean.copy_(processes.sum(rows.sum(0)) / total)
+        left = rows - self.mean
+        self.scale.copy_((processes.sum(left.square().sum()) / total / self.dim).sqrt().clamp_min(1e-6))
+        for stage in self.stages:
+            self._start_stage(stage, left)
+            left = left - self._vectors(stage, self._look_up(stage, left, 1))
+
+    def _start_stage(self, stage: Stage, rows: Tensor) -> None:
+        """Residual k-means on rows (N, dim), then a few sweeps of joint search and averages of what the others leave."""
+        left = rows
+        for index in range(stage.first, stage.last):
+            self.trainer[index].start(left)
+            self.codebooks[index] = self.trainer[index].codebook
+            codes = [nearest(block, self.codebooks[index]) for block in left.split(BLOCK_FRAMES)]
+            left = left - self.codebooks[index][torch.cat(codes)] if codes else left
+        for _ in range(STARTING_SWEEPS if stage.last - stage.first > 1 else 0):
+            codes = self._look_up(stage, rows, 1, "greedy")
+            for column, index, target in self._targets(stage, rows, codes):
+                counts = self._processes.sum(torch.bincount(codes[:, column], minlength=self.codebook_size).to(rows.dtype))
+                sums = self._processes.sum(torch.zeros_like(self.codebooks[index]).index_add_(0, codes[:, column], target))
+                average = sums / counts.clamp_min(1)[:, None]
+                self.codebooks[index] = torch.where(counts[:, None] > 0, average, self.codebooks[index])
+        for index in range(stage.first, stage.last):
+            self.trainer[index].start_from(self.codebooks[index])
+        if self.start == "predicted":
+            self.fit_predictor(stage, rows, self._look_up(stage, rows, self.rounds, "greedy"))
+
+    def _targets(self, stage: Stage, rows: Tensor, codes: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """(column of codes, number of the codebook, what the others leave for it (N, dim)), one codebook after the other:
+        each sees the others as they are by then, so that together they do not overshoot."""
+        left = rows - self._vectors(stage, codes)
+        for column, index in enumerate(range(stage.first, stage.last)):
+            target = left + self.codebooks[index][codes[:, column]]
+            yield column, index, target
+            left = target - self.codebooks[index][codes[:, column]]
+
+    @torch.no_grad()
+    def fit_predictor(self, stage: Stage, rows: Tensor, codes: Tensor) -> None:
+        """Fit the classifier of a stage to tell codes (N, C) from rows (N, dim): linear discriminants, which take each
+        class for a Gaussian around its own mean with a covariance that all classes of a codebook share."""
+        processes = getattr(self, "_processes", Processes(False))
+        rows = rows / self.scale
+        total = processes.sum(torch.tensor(float(rows.shape[0]), device=rows.device)).clamp_min(1)
+        second = processes.sum(rows.T @ rows) / total
+        weights, biases = [], []
+        for column in codes.unbind(1):
+            counts = processes.sum(torch.bincount(column, minlength=self.codebook_size).to(rows.dtype))
+            sums = processes.sum(torch.zeros_like(self.codebooks[0]).index_add_(0, column, rows))
+            means = sums / (counts[:, None] + 1)
+            within = second - means.T @ (means * counts[:, None]) / total
+            within.diagonal().add_(0.01 * second.diagonal().mean() + 1e-6)
+            weight = torch.linalg.solve(within, means.T).T
+            weights.append(weight)
+            biases.append(((counts + 1) / total).log() - 0.5 * (weight * means).sum(1))
+        self.to_logits[stage.index].weight.copy_(torch.cat(weights))
+        self.to_logits[stage.index].bias.copy_(torch.cat(biases))
+
+    def _train_step(self, latents: Tensor, active: Tensor, mask: Tensor) -> QuantizerOutput:
+        rows = latents.mT[mask]  # (N, dim): padding is seen by nothing below
+        if self.training:
+            self._prepare_step(rows, mask)
+        reach = active[:, None].expand(mask.shape)[mask]  # codebooks (N,) of each frame
+        level = power_of(rows)
+        left = rows - self.mean
+        output = self.mean.expand_as(rows)
+        codes, commitment, error, predictions = [], [], [], []
+        for stage in self.stages:
+            source = left.detach()
+            found = self._look_up(stage, source, int(torch.randint(1, 3, ())) if self.training else self.rounds)
+            vectors = self._vectors(stage, found)
+            if self.training and self.start == "predicted":
+                predictions.append(self._prediction_losses(stage, source, found))
+            if self.training and self.initialized:
+                self._follow(stage, source, found)
+            used = (stage.last <= reach)[:, None]
+            left, output = left - vectors, output + vectors * used
+            codes.append(found)
+            commitment.append(mean_square(left * used) / level)
+            error += [mean_square(left.detach()) / level] * found.shape[1]
+        losses = {"commitment": torch.stack(commitment).mean()}
+        if predictions:
+            prediction, entropy = torch.stack(predictions).mean(0)
+            losses |= {"prediction": PREDICTION_WEIGHT * prediction, "prediction_entropy": ENTROPY_WEIGHT * entropy}
+        all_codes = spread(torch.cat(codes, 1), mask).mT
+        return QuantizerOutput(
+            quantized=spread(straight_through(rows, output), mask).mT,
+            codes=all_codes,
+            losses=losses,
+            stats={"relative_error": torch.stack(error)} | usage_stats(all_codes, mask, self.codebook_sizes),
+        )
+
+    @torch.no_grad()
+    def _follow(self, stage: Stage, rows: Tensor, codes: Tensor) -> None:
+        for column, index, target in self._targets(stage, rows, codes):
+            self.trainer[index].follow(target, codes[:, column])
+            self.codebooks[index] = self.trainer[index].codebook
+
+    def _prediction_losses(self, stage: Stage, rows: Tensor, codes: Tensor) -> Tensor:
+        """(2,): cross-entropy of the refined codes (N, C), and by how much the average prediction falls short of using all
+        codes alike. Both train the classifier alone."""
+        frames = max(1, rows.shape[0])
+        logits = self.to_logits[stage.index](rows / self.scale).unflatten(1, (-1, self.codebook_size)).log_softmax(2)
+        cross_entropy = -logits.gather(2, codes[..., None]).sum() / (frames * codes.shape[1])
+        average = logits.exp().sum(0) / frames
+        shortfall = (average * (average * self.codebook_size).clamp_min(1e-9).log()).sum(1).mean()
+        return torch.stack([cross_entropy, shortfall])
