@@ -43,11 +43,11 @@ def test_its_parameters_are_named_and_shaped_for_published_weights():
 
 
 def test_gradients_train_everything_without_running_away():
-    """By hundreds of steps at a high rate; without `turning` the error is a hundred times the latents' power."""
-    quantizer = make().train()
-    optimizer = torch.optim.Adam(quantizer.parameters(), lr=3e-3)
-    mixing = torch.randn(12, 12) * 0.7 ** torch.arange(12)
-    latents = [mixing @ torch.randn(2, 12, 60) + 1 for _ in range(301)]
+    """Where gradients reach the lengths of what a stage quantizes, the error ends above the latents' power."""
+    quantizer = make(24, 4, 32, codebook_dim=8).train()
+    optimizer = torch.optim.Adam(quantizer.parameters(), lr=2e-3)
+    mixing = torch.randn(24, 24) * 0.9 ** torch.arange(24)
+    latents = [mixing @ torch.randn(2, 24, 80) + 1 for _ in range(300)]
     quantizer.initialize(torch.cat(latents[:20], 2)[:1])
     errors = []
     for batch in latents:

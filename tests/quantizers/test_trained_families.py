@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import subprocess
 import sys
 
@@ -135,6 +136,17 @@ def test_a_search_notices_that_codebooks_changed(name):
             copied.codebooks.copy_(second.codebooks)
         copied.load_state_dict(second.inference_state(), strict=False)
         assert torch.equal(copied.encode(latents), after)
+
+
+def test_a_copy_forgets_what_the_original_kept_for_its_search():
+    """Also when the copy has since changed as often as the original had."""
+    original, other, latents = trained("rvq", 3), trained("rvq", 60), correlated(1, 60)
+    original.encode(latents)
+    for copied in (copy.deepcopy(original), pickle.loads(pickle.dumps(original))):
+        assert copied.codebooks._version < original.codebooks._version
+        while copied.codebooks._version < original.codebooks._version:
+            copied.codebooks.copy_(other.codebooks)
+        assert torch.equal(copied.encode(latents), other.encode(latents))
 
 
 def test_coding_needs_torch_alone():
