@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BLOCK_FRAMES = 500  # networks run over long audio in blocks of this many frames: constant memory
+BLOCK_FRAMES = 500  # networks run over long audio in blocks of at most this many frames: constant memory
 
 
 class Causal:
@@ -49,7 +49,7 @@ class Causal:
 
     def _run(self, x: Tensor, frames: int) -> Iterator[Tensor]:
         self._pending = x[..., frames * self.unit :].clone()  # a view would keep the whole chunk alive
-        for start, stop in _blocks(0, frames):
+        for start, stop in _blocks(self.network, 0, frames):
             y, self._state = self.network(x[..., start * self.unit : stop * self.unit], self._state)
             yield y
 
@@ -64,8 +64,8 @@ class WithContext:
 
     def push(self, x: Tensor) -> Iterator[Tensor]:
         self._kept = x if self._kept is None else torch.cat([self._kept, x], 2)
-        # The last samples here may be the signal's: a frame must be followed by more for being inside of it.
-        inside = self._first + max(0, self._kept.shape[2] - 1) // self.unit
+        # The last samples here may be the signal's: a ragged network must be told of them.
+        inside = self._first + max(0, self._kept.shape[2] - (1 if self.network.ragged else 0)) // self.unit
         yield from self._run(inside - self.network.context, last=False)
 
     def finish(self) -> Iterator[Tensor]:
@@ -77,7 +77,7 @@ class WithContext:
 
     def _run(self, until: int, last: bool) -> Iterator[Tensor]:
         context = self.network.context
-        for start, stop in _blocks(self._next, until):
+        for start, stop in _blocks(self.network, self._next, until):
             left = max(0, start - context)
             right = None if last and stop + context >= until else (stop + context - self._first) * self.unit
             y, _ = self.network(self._kept[..., (left - self._first) * self.unit : right])
@@ -152,6 +152,7 @@ class Decoding:
         return wav[..., skip:]
 
 
-def _blocks(begin: int, end: int) -> Iterator[tuple[int, int]]:
-    for start in range(begin, end, BLOCK_FRAMES):
-        yield start, min(start + BLOCK_FRAMES, end)
+def _blocks(network: nn.Module, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    size = min(BLOCK_FRAMES, network.block_frames)
+    for start in range(begin, end, size):
+        yield start, min(start + size, end)

@@ -111,6 +111,26 @@ class SEANetDecoderConfig(_SEANetConfig):
 
 
 @dataclass(frozen=True)
+class DACEncoderConfig:
+    """`codec.backbones.dac.DACEncoder`: `strides` multiply to the frame size, `channels` at the sample rate."""
+
+    name: str = "dac"
+    channels: int = 64
+    strides: tuple[int, ...] = (2, 4, 5, 8)
+
+
+@dataclass(frozen=True)
+class DACDecoderConfig:
+    """`codec.backbones.dac.DACDecoder`: `channels` at the frame rate."""
+
+    name: str = "dac"
+    channels: int = 1536
+    strides: tuple[int, ...] = (8, 5, 4, 2)
+    whole: bool = True
+    tanh: bool = True
+
+
+@dataclass(frozen=True)
 class QuantizerConfig:
     """Arguments of `quantizers.build`; options are those that the family alone has, defaults filled in."""
 
@@ -143,11 +163,11 @@ class QuantizerConfig:
         return {"name": self.name, "num_codebooks": self.num_codebooks, "codebook_size": self.codebook_size, **self.options}
 
 
-EncoderConfig = Union[ConvNeXtEncoderConfig, SEANetEncoderConfig]
-DecoderConfig = Union[ConvNeXtDecoderConfig, SEANetDecoderConfig]
+EncoderConfig = Union[ConvNeXtEncoderConfig, SEANetEncoderConfig, DACEncoderConfig]
+DecoderConfig = Union[ConvNeXtDecoderConfig, SEANetDecoderConfig, DACDecoderConfig]
 
-ENCODERS = {cls().name: cls for cls in (ConvNeXtEncoderConfig, SEANetEncoderConfig)}
-DECODERS = {cls().name: cls for cls in (ConvNeXtDecoderConfig, SEANetDecoderConfig)}
+ENCODERS = {cls().name: cls for cls in (ConvNeXtEncoderConfig, SEANetEncoderConfig, DACEncoderConfig)}
+DECODERS = {cls().name: cls for cls in (ConvNeXtDecoderConfig, SEANetDecoderConfig, DACDecoderConfig)}
 
 
 @dataclass(frozen=True)

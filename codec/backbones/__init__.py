@@ -20,6 +20,10 @@ def build_encoder(config: EncoderConfig, dim: int, hop: int) -> nn.Module:
         from codec.backbones.convnext_stft import ConvNeXtEncoder
 
         return ConvNeXtEncoder(dim=dim, hop=hop, **options)
+    if config.name == "dac":
+        from codec.backbones.dac import DACEncoder
+
+        return DACEncoder(dim=dim, hop=hop, **options)
     from codec.backbones.seanet import SEANetEncoder
 
     return SEANetEncoder(dim=dim, hop=hop, **options)
@@ -31,6 +35,10 @@ def build_decoder(config: DecoderConfig, dim: int, hop: int) -> nn.Module:
         from codec.backbones.convnext_stft import ConvNeXtDecoder
 
         return ConvNeXtDecoder(dim=dim, hop=hop, **options)
+    if config.name == "dac":
+        from codec.backbones.dac import DACDecoder
+
+        return DACDecoder(dim=dim, hop=hop, **options)
     from codec.backbones.seanet import SEANetDecoder
 
     return SEANetDecoder(dim=dim, hop=hop, **options)

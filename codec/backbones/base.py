@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+BLOCK_NUMBERS = 8_000_000  # in the widest activation of a block: 32 MB, of which several are alive at once
+
 
 class Network(nn.Module):
     """Base of encoders, (wav (B, 1, n * hop), state) -> (latents (B, dim, n), state), and of decoders, the way back.
@@ -14,4 +16,11 @@ class Network(nn.Module):
     context: int | None = None  # causal; or the frames that it sees to both sides, without state
     start_frames: int = 1  # frames that the first call of a causal one needs
     ragged: bool = False  # an encoder that is given the last samples as they are
+    block_frames: int = 500  # the most that it is run on at once, so that its memory does not grow with the audio
     delay: int = 0  # of a decoder: samples by which its output lags, look-ahead and overlapping synthesis windows
+
+
+def block_frames(numbers: int, context: int) -> int:
+    """`Network.block_frames` of a network whose widest activation has so many numbers a frame: at least twice what is
+    computed for its surroundings."""
+    return max(1, 4 * context, min(Network.block_frames, BLOCK_NUMBERS // numbers))
