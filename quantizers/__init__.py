@@ -11,6 +11,8 @@ Encoding and decoding need torch alone; `vector_quantize_pytorch` is imported wh
 from __future__ import annotations
 
 from quantizers.base import Quantizer, QuantizerOutput
+from quantizers.mvq_fit import fit_mvq
+from quantizers.mvq_prediction import JointCodebookLoss
 from quantizers.registry import available, build, option_types, options
 
-__all__ = ["Quantizer", "QuantizerOutput", "available", "build", "option_types", "options"]
+__all__ = ["JointCodebookLoss", "Quantizer", "QuantizerOutput", "available", "build", "fit_mvq", "option_types", "options"]

@@ -7,6 +7,7 @@ The method is that of D. Povey (https://github.com/danpovey/quantization), known
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -74,7 +75,7 @@ class MultiCodebookVQ(DataStartedQuantizer):
             raise ValueError(f"kmeans_iters={kmeans_iters}: at least 1 is needed")
         self.codebook_size, self.rounds, self.start = codebook_size, rounds, start
         self.decay, self.kmeans_iters = decay, kmeans_iters
-        ends = torch.tensor(sizes).cumsum(0).tolist()
+        ends = list(itertools.accumulate(sizes))
         self.stages = tuple(Stage(n, end - size, end) for n, (size, end) in enumerate(zip(sizes, ends)))
         self.register_buffer("codebooks", torch.empty(num_codebooks, codebook_size, dim).uniform_(-1.0, 1.0) / num_codebooks)
         # The latents' mean and scale at the start, for accuracy and for a classifier at ease; fixed from there on.
