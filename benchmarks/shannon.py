@@ -8,6 +8,7 @@ Adam on (quantized - latents)^2 and the family's own losses where it has paramet
     bound     the least error that any code of this rate can have (Gaussian: 2^(-2R); correlated: reverse water-filling)
     gap       error over bound, in dB
     kept      share of codes that survive codes -> decode -> encode
+    rise      of the error when they do not, over the variance
     used      share of the codes of all codebooks that occur
 """
 
@@ -99,7 +100,7 @@ def measure(quantizer: quantizers.Quantizer, matrix: Tensor, latents: Tensor) ->
     used = [len(codes[:, k].unique()) / size for k, size in enumerate(quantizer.codebook_sizes)]
     return {
         "rate": quantizer.bits_per_frame() / DIM, "error": error, "bound": least, "gap": 10 * math.log10(error / least),
-        "kept": float((codes == again).float().mean()), "recoded": recoded / error, "used": sum(used) / len(used),
+        "kept": float((codes == again).float().mean()), "rise": recoded - error, "used": sum(used) / len(used),
         "us_per_frame": 1e6 * seconds / latents.shape[2],
     }
 
@@ -116,7 +117,7 @@ def main() -> None:
         matrix = covariance(kind)
         factor = torch.linalg.cholesky(matrix).float()
         print(f"\n{kind} Gaussian data of {DIM} dimensions, {args.steps} steps of {BATCH} frames, one thread")
-        print("| quantizer | codebooks | bit/dim | error | bound | gap dB | kept | error when coded again | used | us/frame |")
+        print("| quantizer | codebooks | bit/dim | error | bound | gap dB | kept | rise when coded again | used | us/frame |")
         print("|---|---|---|---|---|---|---|---|---|---|")
         for name, books, size, options in CASES:
             if args.only not in ("", name):
@@ -130,7 +131,7 @@ def main() -> None:
             words = ", ".join(f"{key}={value}" for key, value in options.items())
             print(
                 f"| {name}{f' ({words})' if words else ''} | {books} x {size} | {row['rate']:.3f} | {row['error']:.4f} | "
-                f"{row['bound']:.4f} | {row['gap']:.2f} | {100 * row['kept']:.1f} % | x{row['recoded']:.4f} | "
+                f"{row['bound']:.4f} | {row['gap']:.2f} | {100 * row['kept']:.1f} % | {100 * row['rise']:.2f} % | "
                 f"{100 * row['used']:.0f} % | {row['us_per_frame']:.1f} |", flush=True,
             )
     if args.out:
