@@ -43,6 +43,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "residual_layers": (0, 16),
     "dilation_base": (1, 16),
     "lstm_layers": (0, 8),
+    "last_kernel_size": (1, 255),
+    "compress": (1, 64),
     "strides": (1, 1024),
     "num_codebooks": (1, 256),
     "codebook_size": (2, 65_536),
@@ -94,6 +96,10 @@ class _SEANetConfig:
     residual_layers: int = 1
     dilation_base: int = 2
     lstm_layers: int = 2
+    last_kernel_size: int | None = None
+    compress: int = 2
+    conv_shortcut: bool = False
+    padding: str = "zeros"
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,7 @@ class SEANetEncoderConfig(_SEANetConfig):
     """`codec.backbones.seanet.SEANetEncoder`."""
 
     strides: tuple[int, ...] = (2, 4, 5, 8)
+    ragged: bool = False
 
 
 @dataclass(frozen=True)

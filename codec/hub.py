@@ -9,6 +9,7 @@ import torch
 
 from codec.atomic import Output, WriteError
 from codec.config import CodecConfig, ConfigError
+from codec.convert import convert, is_foreign
 from codec.model import Codec
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -22,11 +23,15 @@ def models() -> list[str]:
 
 
 def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu") -> Codec:
-    """Load a model in the box by name, a directory with config.json and model.safetensors, or a hub id `owner/name`.
+    """Load a model in the box by name, a directory with config.json and model.safetensors, or a hub id `owner/name`
+    (also `hf:owner/name`).
 
-    The model is in evaluation mode. Raises ValueError when there is no such model or its files do not fit together.
+    A directory or hub id may hold a model of `transformers` (those of `codec.convert`), which is converted in memory. The
+    model is in evaluation mode. Raises ValueError when there is no such model or its files do not fit together.
     """
     directory = find(str(name))
+    if is_foreign(directory / CONFIG):
+        return convert(directory).to(device)
     config = CodecConfig.from_json(directory / CONFIG)
     try:
         with torch.device("meta"):
@@ -40,32 +45,40 @@ def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu") -> Code
     return model.to(device).eval().requires_grad_(False)
 
 
-def save(model: Codec, directory: str | Path) -> None:
-    """Write config.json and model.safetensors (fp16) into a directory, which is made. `load` reads them back.
+def save(model: Codec, directory: str | Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write config.json and model.safetensors into a directory, which is made. `load` reads them back.
 
-    Rounding to fp16 makes another encoder, so that tokens of the model in memory are not tokens of the saved one.
-    Raises ValueError for weights that fp16 cannot hold, WriteError when the files cannot be written.
+    dtype: float16, or float32. Rounding to fp16 makes another encoder, so that tokens of the model in memory are not tokens
+    of the saved one.
+    Raises ValueError for weights that the dtype cannot hold, WriteError when the files cannot be written.
     """
     from safetensors.torch import save
 
     state = {name: value.detach().cpu() for name, value in _state(model).items()}
-    half = {name: value.to(torch.float16).contiguous() for name, value in state.items()}
-    bad = [name for name, value in half.items() if not torch.isfinite(value).all()]
+    state = {name: value.to(dtype).contiguous() for name, value in state.items()}
+    bad = [name for name, value in state.items() if not torch.isfinite(value).all()]
     if bad:
-        raise ValueError(f"weights that are NaN or too large for fp16: {', '.join(bad[:5])}")
+        raise ValueError(f"weights that are NaN or too large for {'fp16' if dtype == torch.float16 else dtype}: "
+                         f"{', '.join(bad[:5])}")
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(str(directory), error) from error
     config = json.dumps(model.config.to_dict(), indent=2) + "\n"
-    for name, content in ((WEIGHTS, save(half)), (CONFIG, config.encode())):
+    for name, content in ((WEIGHTS, save(state)), (CONFIG, config.encode())):
         file = Output(directory / name)
         try:
             file.write(content)
             file.commit()
         finally:
             file.discard()
+
+
+def exact_dtype(model: Codec) -> torch.dtype:
+    """float16 where that holds every weight as it is, else float32."""
+    exact = all(torch.equal(value.half().to(value.dtype), value) for value in _state(model).values())
+    return torch.float16 if exact else torch.float32
 
 
 def _state(model: Codec) -> dict[str, torch.Tensor]:
@@ -75,6 +88,8 @@ def _state(model: Codec) -> dict[str, torch.Tensor]:
 
 def find(name: str) -> Path:
     """The directory of a model, downloaded if need be. Raises ValueError when there is no such model."""
+    if name.startswith("hf:"):
+        return _download(name[3:])
     if (PRETRAINED / name / CONFIG).is_file():
         return PRETRAINED / name
     path = Path(name)

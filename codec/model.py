@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import quantizers
 from codec.audio import resample
 from codec.backbones import build_decoder, build_encoder
+from codec.backbones.base import Network
 from codec.config import CodecConfig, ConfigError
 from codec.coding import BLOCK_FRAMES, Decoding, Encoding
 from codec.stream import Stream, as_samples
@@ -78,9 +79,10 @@ class Codec(nn.Module):
 
     @property
     def latency(self) -> float:
-        """Algorithmic latency in seconds: the frames that are coded together must be full, and the decoder's output lags
-        them by `delay`."""
-        return (self.frame_size * self.quantizer.frame_multiple + self.decoder.delay) / self.sample_rate
+        """Algorithmic latency in seconds: the frames that are coded together must be full, those that follow must be there
+        as far as encoder and decoder see them, and the decoder's output lags by `delay`."""
+        frames = self.quantizer.frame_multiple + (self.encoder.context or 0) + (self.decoder.context or 0)
+        return (self.frame_size * frames + self.decoder.delay) / self.sample_rate
 
     @property
     def device(self) -> torch.device:
@@ -182,15 +184,30 @@ class Codec(nn.Module):
         padded = torch.zeros(batch, channels, max(frames) * self.frame_size)
         for row, item in zip(padded, items):
             row[:, : item.shape[-1]] = item
-        codes = self.encode_frames(padded.reshape(batch * channels, 1, -1).to(self.device), k)
+        samples = [item.shape[-1] for item in items for _ in range(channels)]
+        codes = self.encode_frames(padded.reshape(batch * channels, 1, -1).to(self.device), k, samples)
         return Tokens(
             codes=codes, spec=spec, sample_rate=rate, num_samples=tuple(lengths), channels=channels,
             lengths=torch.tensor(frames).repeat_interleave(channels).to(codes.device),
         )
 
     @torch.no_grad()
-    def encode_frames(self, wav: Tensor, num_codebooks: int) -> Tensor:
-        """wav (B, 1, n * frame_size) at the model's rate to codes (B, k, n)."""
+    def encode_frames(self, wav: Tensor, num_codebooks: int, lengths: list[int] | None = None) -> Tensor:
+        """wav (B, 1, T) at the model's rate to codes (B, k, ceil(T / frame_size)).
+
+        lengths (B,): valid samples of each row, zeros behind them. Valid frames are those that the row has alone.
+        """
+        if lengths is None or _indifferent(self.encoder):
+            return self._encode_together(wav, num_codebooks)
+        frames = [-(-n // self.frame_size) for n in lengths]
+        codes = torch.zeros(wav.shape[0], num_codebooks, max(frames), dtype=torch.int64, device=wav.device)
+        alike = lengths if self.encoder.ragged else [n * self.frame_size for n in frames]
+        for length, rows in _groups(alike).items():
+            part = self._encode_together(wav[rows, :, :length], num_codebooks)
+            codes[rows, :, : part.shape[2]] = part
+        return codes
+
+    def _encode_together(self, wav: Tensor, num_codebooks: int) -> Tensor:
         coding = Encoding(self, wav.shape[0], num_codebooks)
         return torch.cat([coding.push(wav), coding.finish()], 2)
 
@@ -221,6 +238,15 @@ class Codec(nn.Module):
 
         lengths (B,): valid frames of each row. What lies behind them is silence, as it is for the row alone.
         """
+        if lengths is None or _indifferent(self.decoder):
+            return self._decode_together(codes, lengths)
+        wav = torch.zeros(codes.shape[0], 1, codes.shape[2] * self.frame_size, device=codes.device)
+        for length, rows in _groups(lengths.tolist()).items():
+            if length:
+                wav[rows, :, : length * self.frame_size] = self._decode_together(codes[rows, :, :length], None)
+        return wav
+
+    def _decode_together(self, codes: Tensor, lengths: Tensor | None) -> Tensor:
         coding, parts = Decoding(self, codes.shape[0]), []
         for start in range(0, codes.shape[2], BLOCK_FRAMES):
             block = codes[..., start : start + BLOCK_FRAMES]
@@ -274,6 +300,20 @@ def _quantizer(config: CodecConfig) -> quantizers.Quantizer:
     if not quantizer.decodes:
         raise ConfigError(f"quantizer: {config.quantizer.name} has no decode, so no codec can be built with it")
     return quantizer
+
+
+def _indifferent(network: Network) -> bool:
+    """Whether valid outputs of a network are the same whatever follows: not where it looks ahead, fills up the end of a
+    signal for itself, or mirrors its start, which may be shorter than that."""
+    return network.context is None and not network.ragged and network.start_frames == 1
+
+
+def _groups(lengths: list[int]) -> dict[int, list[int]]:
+    """The rows of each length."""
+    groups: dict[int, list[int]] = {}
+    for row, length in enumerate(lengths):
+        groups.setdefault(length, []).append(row)
+    return groups
 
 
 def _fingerprint(tensors: dict[str, Tensor]) -> str:

@@ -31,19 +31,24 @@ class Activated(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """A dilated convolution to half the channels and a pointwise one back, with a skip connection. (B, C, T)."""
+    """A dilated convolution to `channels / compress` and a pointwise one back, beside a skip connection, which may be a
+    pointwise convolution itself. (B, C, T)."""
 
-    def __init__(self, channels: int, kernel_size: int, dilation: int):
+    def __init__(
+        self, channels: int, kernel_size: int, dilation: int, compress: int = 2, conv_shortcut: bool = False,
+        padding: str = "zeros",
+    ):
         super().__init__()
-        hidden = max(1, channels // 2)
+        hidden = max(1, channels // compress)
         self.layers = nn.ModuleList([
-            Activated(CausalConv1d(channels, hidden, kernel_size, dilation=dilation)),
+            Activated(CausalConv1d(channels, hidden, kernel_size, dilation=dilation, padding=padding)),
             Activated(CausalConv1d(hidden, channels, 1)),
         ])
+        self.shortcut = nn.Conv1d(channels, channels, 1) if conv_shortcut else None
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         y, state = run(self.layers, x, state)
-        return x + y, state
+        return (x if self.shortcut is None else self.shortcut(x)) + y, state
 
 
 class SEANetEncoder(Network):
@@ -51,29 +56,35 @@ class SEANetEncoder(Network):
 
     Args:
         channels: width at the sample rate; it doubles at each of `strides`, whose product is the hop.
-        kernel_size: of the first and the last convolution.
+        kernel_size, last_kernel_size: of the first and the last convolution; the last is as the first for None.
         residual_kernel_size, residual_layers, dilation_base: units before every stride; unit j is dilated by base**j.
+        compress, conv_shortcut: see `ResidualUnit`.
         lstm_layers: at frame rate; 0 for none.
+        padding: what convolutions see before the start of a signal: zeros, reflect or replicate.
+        ragged: the last samples are given as they are, and every strided layer fills up what is missing for itself, as
+            EnCodec and Mimi do; otherwise zeros follow the last sample.
     """
 
     def __init__(
         self, dim: int, hop: int, channels: int, strides: Sequence[int], kernel_size: int, residual_kernel_size: int,
-        residual_layers: int, dilation_base: int, lstm_layers: int,
+        residual_layers: int, dilation_base: int, lstm_layers: int, last_kernel_size: int | None = None,
+        compress: int = 2, conv_shortcut: bool = False, padding: str = "zeros", ragged: bool = False,
     ):
         super().__init__()
         _check_strides(strides, hop)
-        self.hop = hop
-        layers: list[nn.Module] = [CausalConv1d(1, channels, kernel_size)]
+        self.hop, self.ragged = hop, ragged
+        layers: list[nn.Module] = [CausalConv1d(1, channels, kernel_size, padding=padding)]
         for stride in strides:
-            layers += [ResidualUnit(channels, residual_kernel_size, dilation_base**j) for j in range(residual_layers)]
-            layers += [Activated(CausalConv1d(channels, 2 * channels, 2 * stride, stride=stride))]
+            layers += _units(channels, residual_layers, residual_kernel_size, dilation_base, compress, conv_shortcut, padding)
+            layers += [Activated(CausalConv1d(channels, 2 * channels, 2 * stride, stride=stride, padding=padding))]
             channels *= 2
         if lstm_layers:
             layers += [ResidualLSTM(channels, lstm_layers)]
-        layers += [Activated(CausalConv1d(channels, dim, kernel_size))]
+        layers += [Activated(CausalConv1d(channels, dim, last_kernel_size or kernel_size, padding=padding))]
         self.layers = nn.ModuleList(layers)
+        self.start_frames = start_frames(self, hop)
 
-    def forward(self, wav: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(self, wav: Tensor, state: State | None = None, last: bool = False) -> tuple[Tensor, State]:
         return run(self.layers, wav, state)
 
 
@@ -85,24 +96,46 @@ class SEANetDecoder(Network):
 
     def __init__(
         self, dim: int, hop: int, channels: int, strides: Sequence[int], kernel_size: int, residual_kernel_size: int,
-        residual_layers: int, dilation_base: int, lstm_layers: int,
+        residual_layers: int, dilation_base: int, lstm_layers: int, last_kernel_size: int | None = None,
+        compress: int = 2, conv_shortcut: bool = False, padding: str = "zeros",
     ):
         super().__init__()
         _check_strides(strides, hop)
         self.hop = hop
         channels *= 2 ** len(strides)
-        layers: list[nn.Module] = [CausalConv1d(dim, channels, kernel_size)]
+        layers: list[nn.Module] = [CausalConv1d(dim, channels, kernel_size, padding=padding)]
         if lstm_layers:
             layers += [ResidualLSTM(channels, lstm_layers)]
         for stride in strides:
             layers += [Activated(CausalConvTranspose1d(channels, channels // 2, 2 * stride, stride))]
             channels //= 2
-            layers += [ResidualUnit(channels, residual_kernel_size, dilation_base**j) for j in range(residual_layers)]
-        layers += [Activated(CausalConv1d(channels, 1, kernel_size))]
+            layers += _units(channels, residual_layers, residual_kernel_size, dilation_base, compress, conv_shortcut, padding)
+        layers += [Activated(CausalConv1d(channels, 1, last_kernel_size or kernel_size, padding=padding))]
         self.layers = nn.ModuleList(layers)
+        self.start_frames = start_frames(self, 1)
 
     def forward(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         return run(self.layers, latents, state)
+
+
+def start_frames(network: nn.Module, inputs: int) -> int:
+    """Frames that the first call needs, so that every convolution has enough to mirror; `inputs` of them are a frame."""
+    frames = 1
+    for layer in network.modules():  # in the order in which they run
+        if isinstance(layer, CausalConv1d):
+            frames = max(frames, -(-layer.start // inputs))
+            inputs //= layer.stride
+        elif isinstance(layer, CausalConvTranspose1d):
+            inputs *= layer.conv.stride[0]
+    return frames
+
+
+def _units(
+    channels: int, count: int, kernel_size: int, dilation_base: int, compress: int, conv_shortcut: bool, padding: str
+) -> list[nn.Module]:
+    return [
+        ResidualUnit(channels, kernel_size, dilation_base**j, compress, conv_shortcut, padding) for j in range(count)
+    ]
 
 
 def _check_strides(strides: Sequence[int], hop: int) -> None:
