@@ -120,6 +120,9 @@ def encode_file(
                 frames += codes.shape[2]
                 if progress is not None:
                     progress(frames / model.frame_rate, total)
+            codes = stream.flush()  # what an encoder that looks ahead, or frames that are coded together, still hold
+            writer.write(codes)
+            frames += codes.shape[2]
             writer.finish(samples)
     return EncodeReport(
         sample_rate=rate, channels=channels, num_samples=samples, num_frames=frames, num_codebooks=k,
