@@ -45,6 +45,13 @@ LIMITS: dict[str, tuple[float, float]] = {
     "lstm_layers": (0, 8),
     "last_kernel_size": (1, 255),
     "compress": (1, 64),
+    "frame_stride": (1, 64),
+    "transformer_layers": (0, 64),
+    "heads": (1, 256),
+    "attention_window": (1, 16_384),
+    "rotary_base": (1, 1e9),
+    "layer_scale": (0, 100),
+    "upsample_groups": (1, 4096),
     "strides": (1, 1024),
     "num_codebooks": (1, 256),
     "codebook_size": (2, 65_536),
@@ -118,6 +125,39 @@ class SEANetDecoderConfig(_SEANetConfig):
 
 
 @dataclass(frozen=True)
+class _SEANetTransformerConfig(_SEANetConfig):
+    """What the halves of a SEANet with a transformer share: `strides` and `frame_stride` multiply to the frame size."""
+
+    name: str = "seanet_transformer"
+    channels: int = 64
+    lstm_layers: int = 0
+    last_kernel_size: int | None = 3
+    frame_stride: int = 2
+    transformer_layers: int = 8
+    heads: int = 8
+    hidden: int = 2048
+    attention_window: int = 250
+    rotary_base: float = 10_000.0
+    layer_scale: float = 0.01
+
+
+@dataclass(frozen=True)
+class SEANetTransformerEncoderConfig(_SEANetTransformerConfig):
+    """`codec.backbones.seanet_transformer.SEANetTransformerEncoder`."""
+
+    strides: tuple[int, ...] = (4, 5, 6, 8)
+    ragged: bool = False
+
+
+@dataclass(frozen=True)
+class SEANetTransformerDecoderConfig(_SEANetTransformerConfig):
+    """`codec.backbones.seanet_transformer.SEANetTransformerDecoder`."""
+
+    strides: tuple[int, ...] = (8, 6, 5, 4)
+    upsample_groups: int | None = None
+
+
+@dataclass(frozen=True)
 class DACEncoderConfig:
     """`codec.backbones.dac.DACEncoder`: `strides` multiply to the frame size, `channels` at the sample rate."""
 
@@ -170,11 +210,11 @@ class QuantizerConfig:
         return {"name": self.name, "num_codebooks": self.num_codebooks, "codebook_size": self.codebook_size, **self.options}
 
 
-EncoderConfig = Union[ConvNeXtEncoderConfig, SEANetEncoderConfig, DACEncoderConfig]
-DecoderConfig = Union[ConvNeXtDecoderConfig, SEANetDecoderConfig, DACDecoderConfig]
+EncoderConfig = Union[ConvNeXtEncoderConfig, SEANetEncoderConfig, SEANetTransformerEncoderConfig, DACEncoderConfig]
+DecoderConfig = Union[ConvNeXtDecoderConfig, SEANetDecoderConfig, SEANetTransformerDecoderConfig, DACDecoderConfig]
 
-ENCODERS = {cls().name: cls for cls in (ConvNeXtEncoderConfig, SEANetEncoderConfig, DACEncoderConfig)}
-DECODERS = {cls().name: cls for cls in (ConvNeXtDecoderConfig, SEANetDecoderConfig, DACDecoderConfig)}
+ENCODERS = {cls().name: cls for cls in typing.get_args(EncoderConfig)}
+DECODERS = {cls().name: cls for cls in typing.get_args(DecoderConfig)}
 
 
 @dataclass(frozen=True)

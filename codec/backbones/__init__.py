@@ -24,6 +24,10 @@ def build_encoder(config: EncoderConfig, dim: int, hop: int) -> nn.Module:
         from codec.backbones.dac import DACEncoder
 
         return DACEncoder(dim=dim, hop=hop, **options)
+    if config.name == "seanet_transformer":
+        from codec.backbones.seanet_transformer import SEANetTransformerEncoder
+
+        return SEANetTransformerEncoder(dim=dim, hop=hop, **options)
     from codec.backbones.seanet import SEANetEncoder
 
     return SEANetEncoder(dim=dim, hop=hop, **options)
@@ -39,6 +43,10 @@ def build_decoder(config: DecoderConfig, dim: int, hop: int) -> nn.Module:
         from codec.backbones.dac import DACDecoder
 
         return DACDecoder(dim=dim, hop=hop, **options)
+    if config.name == "seanet_transformer":
+        from codec.backbones.seanet_transformer import SEANetTransformerDecoder
+
+        return SEANetTransformerDecoder(dim=dim, hop=hop, **options)
     from codec.backbones.seanet import SEANetDecoder
 
     return SEANetDecoder(dim=dim, hop=hop, **options)

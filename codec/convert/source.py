@@ -111,13 +111,17 @@ class Source:
         """Our `own`, made of the tensor(s) that `name` says."""
         self._state[own], self._names[own] = value, name
 
-    def stack(self, own: str, name: str, values: list[Tensor | None]) -> None:
+    def stack(self, own: str, name: str, values: list[Tensor | None], join: Callable[[list[Tensor]], Tensor] = torch.stack) -> None:
         """Our `own`, made of tensors (which `name` says) that are all of one shape; what is None was missing."""
         there = [value for value in values if value is not None]
         if any(value.shape != there[0].shape for value in there):
-            self._wrong.append(f"{name} are of different shapes")
+            self.refuse(f"{name} are of different shapes: {', '.join(sorted({str(tuple(one.shape)) for one in there}))}")
         elif len(there) == len(values):
-            self.put(own, name, torch.stack(there))
+            self.put(own, name, join(there))
+
+    def refuse(self, problem: str) -> None:
+        """Say more about why the tensors do not fit."""
+        self._wrong.append(problem)
 
     def drop(self, name: str) -> None:
         """A tensor that only their training needs, there or not."""
