@@ -21,12 +21,15 @@ _LAZY = {
     "TokError": "codec.container",
     "AudioError": "codec.audio",
 }
-__all__ = sorted(_LAZY)
+_ROOMS = ("adapters", "convert")  # submodules that are imported when they are asked for
+__all__ = sorted([*_LAZY, *_ROOMS])
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"codec.{name}")
     raise AttributeError(f"module 'codec' has no attribute {name!r}; it offers {', '.join(__all__)}")
 
 

@@ -124,8 +124,8 @@ class Codec(nn.Module):
         if self._spec is None or self._spec[0] != versions:
             self._spec = versions, TokenSpec(
                 name=self.config.name, sample_rate=self.sample_rate, frame_size=self.frame_size,
-                codebook_sizes=self.codebook_sizes, fingerprint=_fingerprint(encoder | codebooks),
-                decoder_fingerprint=_fingerprint(decoder | codebooks), counts=self.quantizer.counts,
+                codebook_sizes=self.codebook_sizes, fingerprint=fingerprint(encoder | codebooks),
+                decoder_fingerprint=fingerprint(decoder | codebooks), counts=self.quantizer.counts,
                 strides=self.quantizer.strides,
             )
         return self._spec[1]
@@ -208,8 +208,7 @@ class Codec(nn.Module):
         return codes
 
     def _encode_together(self, wav: Tensor, num_codebooks: int) -> Tensor:
-        coding = Encoding(self, wav.shape[0], num_codebooks)
-        return torch.cat([coding.push(wav), coding.finish()], 2)
+        return Encoding(self, wav.shape[0], num_codebooks).finish(wav)
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
@@ -247,15 +246,16 @@ class Codec(nn.Module):
         return wav
 
     def _decode_together(self, codes: Tensor, lengths: Tensor | None) -> Tensor:
-        coding, parts = Decoding(self, codes.shape[0]), []
+        coding, parts = Decoding(self, codes.shape[0]), [torch.zeros(codes.shape[0], 1, 0, device=codes.device)]
         for start in range(0, codes.shape[2], BLOCK_FRAMES):
             block = codes[..., start : start + BLOCK_FRAMES]
             latents = self.quantizer.decode(block)
             if lengths is not None:
                 behind = torch.arange(start, start + block.shape[2], device=codes.device) >= lengths[:, None]  # (B, n)
                 latents = latents.masked_fill(behind[:, None], 0.0)
-            parts.append(coding.push(latents))
-        return torch.cat([*parts, coding.finish()], 2)[..., : codes.shape[2] * self.frame_size]
+            last = start + BLOCK_FRAMES >= codes.shape[2]
+            parts.append(coding.finish(latents) if last else coding.push(latents))
+        return torch.cat(parts, 2)[..., : codes.shape[2] * self.frame_size]
 
     def stream(self, batch_size: int = 1, num_codebooks: int | None = None) -> Stream:
         """A live encoder and decoder for `batch_size` parallel mono signals at the model's rate."""
@@ -316,7 +316,7 @@ def _groups(lengths: list[int]) -> dict[int, list[int]]:
     return groups
 
 
-def _fingerprint(tensors: dict[str, Tensor]) -> str:
+def fingerprint(tensors: dict[str, Tensor]) -> str:
     """16 hexadecimal digits of the SHA-256 of named tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
