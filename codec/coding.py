@@ -1,8 +1,10 @@
 """Running an encoder or a decoder over a signal that comes in parts, by what the network can do.
 
 A causal network keeps state and never looks ahead. A network with a finite receptive field runs on blocks with their
-surroundings: what it makes of the surroundings is thrown away, so that the result is that of the whole signal. `run_over`
-gives the one that fits: `push` what is there, then `finish`; both yield blocks of what has become ready.
+surroundings: what it makes of the surroundings is thrown away, so that the result is that of the whole signal. A network that
+sees all of a signal runs on windows of a fixed grid, which makes another result than the whole signal does. `run_over`
+gives the one that fits: `push` what is there, then `finish`, with the last part or without any; both yield blocks of what
+has become ready.
 
 What a network says of itself is in `codec.backbones.base`. A causal one that is `ragged` is told of the last samples by
 `last=True`; where the start of a signal is shorter than `start_frames`, there is no more of it.
@@ -36,7 +38,9 @@ class Causal:
             ready = 0
         yield from self._run(x, ready)
 
-    def finish(self) -> Iterator[Tensor]:
+    def finish(self, x: Tensor | None = None) -> Iterator[Tensor]:
+        if x is not None:
+            yield from self.push(x)
         x = self._pending
         if x is None or x.shape[2] == 0:
             return
@@ -49,7 +53,7 @@ class Causal:
 
     def _run(self, x: Tensor, frames: int) -> Iterator[Tensor]:
         self._pending = x[..., frames * self.unit :].clone()  # a view would keep the whole chunk alive
-        for start, stop in _blocks(self.network, 0, frames):
+        for start, stop in _blocks(0, frames, min(BLOCK_FRAMES, self.network.block_frames)):
             y, self._state = self.network(x[..., start * self.unit : stop * self.unit], self._state)
             yield y
 
@@ -63,36 +67,79 @@ class WithContext:
         self._first = self._next = 0  # frames: the first one kept, the first one without outputs
 
     def push(self, x: Tensor) -> Iterator[Tensor]:
-        self._kept = x if self._kept is None else torch.cat([self._kept, x], 2)
+        self._add(x)
         # The last samples here may be the signal's: a ragged network must be told of them.
         inside = self._first + max(0, self._kept.shape[2] - (1 if self.network.ragged else 0)) // self.unit
         yield from self._run(inside - self.network.context, last=False)
 
-    def finish(self) -> Iterator[Tensor]:
+    def finish(self, x: Tensor | None = None) -> Iterator[Tensor]:
+        if x is not None:
+            self._add(x)
         if self._kept is None:
             return
         if not self.network.ragged:
             self._kept = F.pad(self._kept, (0, -self._kept.shape[2] % self.unit))
         yield from self._run(self._first + -(-self._kept.shape[2] // self.unit), last=True)
 
+    def _add(self, x: Tensor) -> None:
+        self._kept = x if self._kept is None else torch.cat([self._kept, x], 2)
+
     def _run(self, until: int, last: bool) -> Iterator[Tensor]:
-        context = self.network.context
-        for start, stop in _blocks(self.network, self._next, until):
+        context, frames = self.network.context, until - self._next
+        blocks = -(-frames // min(BLOCK_FRAMES, self.network.block_frames))  # of one size: a short one is mostly context
+        for start, stop in _blocks(self._next, until, -(-frames // max(1, blocks))):
             left = max(0, start - context)
             right = None if last and stop + context >= until else (stop + context - self._first) * self.unit
             y, _ = self.network(self._kept[..., (left - self._first) * self.unit : right])
             yield y[..., (start - left) * self.out : (stop - left) * self.out]
             self._next = stop
         keep = max(self._first, self._next - context)
-        self._kept = self._kept[..., (keep - self._first) * self.unit :].clone()
+        self._kept = self._kept[..., (keep - self._first) * self.unit :].clone()  # a view would keep all of it alive
         self._first = keep
 
 
-Run = Union[Causal, WithContext]
+class Windows:
+    """For networks without bounds to what they see (`network.window`): windows of so many frames, each of which starts where
+    the last `overlap` frames of the one before start. Of an overlap, one half is kept of each.
+
+    The grid is counted from the start of the signal, so the result does not depend on the sizes of the parts. A signal of one
+    window or less is run whole; the last window of a longer one is longer than the overlap.
+    """
+
+    def __init__(self, network: nn.Module, unit: int, out: int):
+        self.network, self.unit, self.out = network, unit, out
+        self._kept: Tensor | None = None  # inputs from the start of the next window on
+        self._skip = 0  # frames of the next window that the one before has given
+
+    def push(self, x: Tensor) -> Iterator[Tensor]:
+        self._kept = x if self._kept is None else torch.cat([self._kept, x], 2)
+        frames, overlap = self.network.window
+        start = 0
+        while self._kept.shape[2] - start > frames * self.unit:  # one that ends where the signal does is its last
+            y, _ = self.network(self._kept[..., start : start + frames * self.unit])
+            yield y[..., self._skip * self.out : (frames - overlap + overlap // 2) * self.out]
+            start, self._skip = start + (frames - overlap) * self.unit, overlap // 2
+        if start:
+            self._kept = self._kept[..., start:].clone()  # a view would keep all of it alive
+
+    def finish(self, x: Tensor | None = None) -> Iterator[Tensor]:
+        if x is not None:
+            yield from self.push(x)
+        if self._kept is None or self._kept.shape[2] == 0:
+            return
+        if not self.network.ragged:
+            self._kept = F.pad(self._kept, (0, -self._kept.shape[2] % self.unit))
+        y, _ = self.network(self._kept)
+        yield y[..., self._skip * self.out :]
+
+
+Run = Union[Causal, WithContext, Windows]
 
 
 def run_over(network: nn.Module, unit: int, out: int) -> Run:
     """A run of an encoder (unit = samples a frame, out = 1) or a decoder (the other way round)."""
+    if network.window is not None:
+        return Windows(network, unit, out)
     return Causal(network, unit) if network.context is None else WithContext(network, unit, out)
 
 
@@ -108,8 +155,8 @@ class Encoding:
     def push(self, wav: Tensor) -> Tensor:
         return torch.cat([self._empty, *(self._quantize(latents) for latents in self._run.push(wav))], 2)
 
-    def finish(self) -> Tensor:
-        codes = [self._quantize(latents) for latents in self._run.finish()]
+    def finish(self, wav: Tensor | None = None) -> Tensor:
+        codes = [self._quantize(latents) for latents in self._run.finish(wav)]
         if self._latents is not None:
             codes.append(self._quantizer.encode(self._latents, self._k))
             self._latents = None
@@ -139,8 +186,8 @@ class Decoding:
     def push(self, latents: Tensor) -> Tensor:
         return torch.cat([self._empty, *(self._aligned(wav) for wav in self._run.push(latents))], 2)
 
-    def finish(self) -> Tensor:
-        wav = [self._aligned(wav) for wav in self._run.finish()]
+    def finish(self, latents: Tensor | None = None) -> Tensor:
+        wav = [self._aligned(wav) for wav in self._run.finish(latents)]
         if self._delay:  # only a causal decoder has one: silence pushes the last samples out
             tail = torch.cat([self._aligned(part) for part in self._run.push(self._silence)], 2)
             wav.append(tail[..., : tail.shape[2] - -self._delay % self._size])
@@ -152,7 +199,6 @@ class Decoding:
         return wav[..., skip:]
 
 
-def _blocks(network: nn.Module, begin: int, end: int) -> Iterator[tuple[int, int]]:
-    size = min(BLOCK_FRAMES, network.block_frames)
-    for start in range(begin, end, size):
+def _blocks(begin: int, end: int, size: int) -> Iterator[tuple[int, int]]:
+    for start in range(begin, end, max(1, size)):
         yield start, min(start + size, end)

@@ -14,6 +14,7 @@ class Network(nn.Module):
     """
 
     context: int | None = None  # causal; or the frames that it sees to both sides, without state
+    window: tuple[int, int] | None = None  # of one that sees all of a signal: frames of a window, frames of overlap
     start_frames: int = 1  # frames that the first call of a causal one needs
     ragged: bool = False  # an encoder that is given the last samples as they are
     block_frames: int = 500  # the most that it is run on at once, so that its memory does not grow with the audio
