@@ -52,6 +52,24 @@ LIMITS: dict[str, tuple[float, float]] = {
     "rotary_base": (1, 1e9),
     "layer_scale": (0, 100),
     "upsample_groups": (1, 4096),
+    "window_frames": (1, 65_536),
+    "overlap_frames": (0, 65_536),
+    "sound_dim": (1, 4096),
+    "semantic_channels": (1, 4096),
+    "semantic_kernel_size": (1, 255),
+    "semantic_unit_kernel_size": (1, 255),
+    "semantic_dilations": (1, 255),
+    "teacher_dim": (1, 4096),
+    "teacher_layers": (0, 64),
+    "teacher_heads": (1, 256),
+    "teacher_hidden": (1, 16_384),
+    "teacher_conv_channels": (1, 4096),
+    "teacher_conv_kernels": (1, 255),
+    "teacher_conv_strides": (1, 255),
+    "teacher_position_kernel": (1, 1024),
+    "teacher_position_groups": (1, 4096),
+    "teacher_buckets": (4, 4096),
+    "teacher_max_distance": (1, 16_384),
     "strides": (1, 1024),
     "num_codebooks": (1, 256),
     "codebook_size": (2, 65_536),
@@ -158,6 +176,40 @@ class SEANetTransformerDecoderConfig(_SEANetTransformerConfig):
 
 
 @dataclass(frozen=True)
+class _MirroredSEANetConfig:
+    """What the halves of a mirrored SEANet share: `strides` multiply to the frame size. Windows of 20 s at 50 frames a second,
+    which overlap by 2 s."""
+
+    name: str = "seanet_mirrored"
+    channels: int = 64
+    strides: tuple[int, ...] = ()
+    kernel_size: int = 7
+    residual_kernel_size: int = 3
+    residual_layers: int = 1
+    dilation_base: int = 2
+    compress: int = 2
+    lstm_layers: int = 2
+    activation: str = "elu"
+    window_frames: int = 1000
+    overlap_frames: int = 100
+
+
+@dataclass(frozen=True)
+class MirroredSEANetEncoderConfig(_MirroredSEANetConfig):
+    """`codec.backbones.seanet_mirrored.MirroredSEANetEncoder`."""
+
+    strides: tuple[int, ...] = (2, 4, 5, 8)
+    bidirectional: bool = True
+
+
+@dataclass(frozen=True)
+class MirroredSEANetDecoderConfig(_MirroredSEANetConfig):
+    """`codec.backbones.seanet_mirrored.MirroredSEANetDecoder`."""
+
+    strides: tuple[int, ...] = (8, 5, 4, 2)
+
+
+@dataclass(frozen=True)
 class DACEncoderConfig:
     """`codec.backbones.dac.DACEncoder`: `strides` multiply to the frame size, `channels` at the sample rate."""
 
@@ -175,6 +227,45 @@ class DACDecoderConfig:
     strides: tuple[int, ...] = (8, 5, 4, 2)
     whole: bool = True
     tanh: bool = True
+
+
+@dataclass(frozen=True)
+class XCodecEncoderConfig:
+    """`codec.backbones.xcodec.XCodecEncoder`: a DAC encoder, and a teacher (HuBERT-base where nothing else is said)."""
+
+    name: str = "xcodec"
+    channels: int = 64
+    strides: tuple[int, ...] = (8, 5, 4, 2)
+    sound_dim: int = 256
+    semantic_channels: tuple[int, ...] = (768, 768)
+    semantic_kernel_size: int = 3
+    semantic_unit_kernel_size: int = 3
+    semantic_dilations: tuple[int, ...] = (1, 1)
+    teacher: str = "hubert"
+    teacher_dim: int = 768
+    teacher_layers: int = 12
+    teacher_heads: int = 12
+    teacher_hidden: int = 3072
+    teacher_conv_channels: tuple[int, ...] = (512,) * 7
+    teacher_conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    teacher_conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    teacher_conv_bias: bool = False
+    teacher_norm: str = "group"
+    teacher_stable: bool = False
+    teacher_position_kernel: int = 128
+    teacher_position_groups: int = 16
+    teacher_buckets: int = 320
+    teacher_max_distance: int = 800
+
+
+@dataclass(frozen=True)
+class XCodecDecoderConfig:
+    """`codec.backbones.xcodec.XCodecDecoder`: `channels` at the frame rate."""
+
+    name: str = "xcodec"
+    sound_dim: int = 256
+    channels: int = 1024
+    strides: tuple[int, ...] = (8, 5, 4, 2)
 
 
 @dataclass(frozen=True)
@@ -210,8 +301,14 @@ class QuantizerConfig:
         return {"name": self.name, "num_codebooks": self.num_codebooks, "codebook_size": self.codebook_size, **self.options}
 
 
-EncoderConfig = Union[ConvNeXtEncoderConfig, SEANetEncoderConfig, SEANetTransformerEncoderConfig, DACEncoderConfig]
-DecoderConfig = Union[ConvNeXtDecoderConfig, SEANetDecoderConfig, SEANetTransformerDecoderConfig, DACDecoderConfig]
+EncoderConfig = Union[
+    ConvNeXtEncoderConfig, SEANetEncoderConfig, SEANetTransformerEncoderConfig, DACEncoderConfig, XCodecEncoderConfig,
+    MirroredSEANetEncoderConfig,
+]
+DecoderConfig = Union[
+    ConvNeXtDecoderConfig, SEANetDecoderConfig, SEANetTransformerDecoderConfig, DACDecoderConfig, XCodecDecoderConfig,
+    MirroredSEANetDecoderConfig,
+]
 
 ENCODERS = {cls().name: cls for cls in typing.get_args(EncoderConfig)}
 DECODERS = {cls().name: cls for cls in typing.get_args(DecoderConfig)}

@@ -20,6 +20,7 @@ from codec.audio import AudioReader, AudioWriter, LostBand, Resampler
 from codec.config import ConfigError
 from codec.container import TokReader, TokWriter
 from codec.model import BLOCK_FRAMES, Codec
+from codec.stream import Stream
 from codec.tokens import TokenSpec, frames_for
 
 Source = str | os.PathLike[str] | BinaryIO  # a path, `-` for a pipe, or an open binary file
@@ -90,6 +91,7 @@ def encode_file(
     Raises ValueError (AudioError for bad audio) and OSError (WriteError) with a line that says what to do.
     """
     start = time.perf_counter()
+    model.check_dtype()
     k = model.codebooks_for(num_codebooks, bitrate)
     refuse_same_file(source, target)
     with AudioReader(source) as reader:
@@ -111,16 +113,14 @@ def encode_file(
             yield resampled
 
         with TokWriter(target, model.spec, k, rate, channels) as writer, \
-                model.stream(batch_size=channels, num_codebooks=k) as stream:
+                Stream(model, channels, k) as stream:
             for block in cut(at_model_rate(), BLOCK_FRAMES * model.frame_size):
-                missing = -block.shape[1] % model.frame_size
-                block = np.pad(block, ((0, 0), (0, missing)))
                 codes = stream.encode(torch.from_numpy(block).unsqueeze(1))  # (channels, K, m)
                 writer.write(codes)
                 frames += codes.shape[2]
                 if progress is not None:
                     progress(frames / model.frame_rate, total)
-            codes = stream.flush()  # what an encoder that looks ahead, or frames that are coded together, still hold
+            codes = stream.flush()  # the last frame, and what an encoder that looks ahead still holds
             writer.write(codes)
             frames += codes.shape[2]
             writer.finish(samples)
@@ -186,7 +186,8 @@ def decoded(model: Codec, reader: TokReader) -> Iterator[np.ndarray]:
         new = wav.cpu().numpy()[:, 0]  # (channels, n)
         return np.concatenate([held, mute(new, position + held.shape[1], reader.lost, size)], axis=1)
 
-    with model.stream(batch_size=reader.channels) as stream:
+    model.check_dtype()
+    with Stream(model, reader.channels, model.num_codebooks) as stream:
         for codes in cut((codes for _, codes in reader.blocks()), BLOCK_FRAMES):
             held = hold(stream.decode(torch.from_numpy(codes)))
             ready = max(0, held.shape[1] - size)  # the last frame may be longer than the audio, which its end tells

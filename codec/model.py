@@ -22,6 +22,9 @@ from codec.stream import Stream, as_samples
 from codec.tokens import Tokens, TokenSpec, frames_for
 
 
+CAUSAL = "speech-16k (in the box), or the recipes encodec_24k and mimi"
+
+
 @dataclass
 class CodecOutput:
     """What training needs: audio (B, 1, T) as decoded, latents (B, dim, T') before and after quantization."""
@@ -80,8 +83,11 @@ class Codec(nn.Module):
     @property
     def latency(self) -> float:
         """Algorithmic latency in seconds: the frames that are coded together must be full, those that follow must be there
-        as far as encoder and decoder see them, and the decoder's output lags by `delay`."""
-        frames = self.quantizer.frame_multiple + (self.encoder.context or 0) + (self.decoder.context or 0)
+        as far as encoder and decoder see them, and the decoder's output lags by `delay`. A network that sees all of a signal
+        needs a full window."""
+        frames = self.quantizer.frame_multiple
+        for network in (self.encoder, self.decoder):
+            frames += network.window[0] if network.window else network.context or 0
         return (self.frame_size * frames + self.decoder.delay) / self.sample_rate
 
     @property
@@ -258,7 +264,16 @@ class Codec(nn.Module):
         return torch.cat(parts, 2)[..., : codes.shape[2] * self.frame_size]
 
     def stream(self, batch_size: int = 1, num_codebooks: int | None = None) -> Stream:
-        """A live encoder and decoder for `batch_size` parallel mono signals at the model's rate."""
+        """A live encoder and decoder for `batch_size` parallel mono signals at the model's rate.
+
+        Raises ValueError for a model that sees all of a signal at once (`encoder.window` or `decoder.window`): that is coded
+        in windows of many seconds, which `encode` and files do, but nobody can hear live.
+        """
+        if self.encoder.window or self.decoder.window:
+            raise ValueError(
+                f"{self.config.name} sees all of a signal at once, so it cannot run live: encode whole recordings with it, or "
+                f"take a causal model: {CAUSAL}"
+            )
         self.check_dtype()
         return Stream(self, batch_size, self.codebooks_for(num_codebooks))
 
@@ -305,7 +320,7 @@ def _quantizer(config: CodecConfig) -> quantizers.Quantizer:
 def _indifferent(network: Network) -> bool:
     """Whether valid outputs of a network are the same whatever follows: not where it looks ahead, fills up the end of a
     signal for itself, or mirrors its start, which may be shorter than that."""
-    return network.context is None and not network.ragged and network.start_frames == 1
+    return network.context is None and network.window is None and not network.ragged and network.start_frames == 1
 
 
 def _groups(lengths: list[int]) -> dict[int, list[int]]:

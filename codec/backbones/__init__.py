@@ -28,6 +28,14 @@ def build_encoder(config: EncoderConfig, dim: int, hop: int) -> nn.Module:
         from codec.backbones.seanet_transformer import SEANetTransformerEncoder
 
         return SEANetTransformerEncoder(dim=dim, hop=hop, **options)
+    if config.name == "xcodec":
+        from codec.backbones.xcodec import XCodecEncoder
+
+        return XCodecEncoder(dim=dim, hop=hop, **options)
+    if config.name == "seanet_mirrored":
+        from codec.backbones.seanet_mirrored import MirroredSEANetEncoder
+
+        return MirroredSEANetEncoder(dim=dim, hop=hop, **options)
     from codec.backbones.seanet import SEANetEncoder
 
     return SEANetEncoder(dim=dim, hop=hop, **options)
@@ -47,6 +55,14 @@ def build_decoder(config: DecoderConfig, dim: int, hop: int) -> nn.Module:
         from codec.backbones.seanet_transformer import SEANetTransformerDecoder
 
         return SEANetTransformerDecoder(dim=dim, hop=hop, **options)
+    if config.name == "xcodec":
+        from codec.backbones.xcodec import XCodecDecoder
+
+        return XCodecDecoder(dim=dim, hop=hop, **options)
+    if config.name == "seanet_mirrored":
+        from codec.backbones.seanet_mirrored import MirroredSEANetDecoder
+
+        return MirroredSEANetDecoder(dim=dim, hop=hop, **options)
     from codec.backbones.seanet import SEANetDecoder
 
     return SEANetDecoder(dim=dim, hop=hop, **options)

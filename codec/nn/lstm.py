@@ -22,3 +22,18 @@ class ResidualLSTM(nn.Module):
         inner = None if state is None else tuple(part.transpose(0, 1).contiguous() for part in state)
         y, inner = self.lstm(x.transpose(1, 2), inner)
         return x + y.transpose(1, 2), tuple(part.transpose(0, 1) for part in inner)
+
+
+class BidirectionalLSTM(nn.Module):
+    """Layers of LSTM in both directions on (B, C, T), with the input added to each: (B, 2 * C, T), as in SpeechTokenizer.
+
+    It sees all of a signal, so it cannot stream.
+    """
+
+    def __init__(self, channels: int, layers: int):
+        super().__init__()
+        self.lstm = nn.LSTM(channels, channels, layers, batch_first=True, bidirectional=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(1, 2)
+        return (self.lstm(x)[0] + x.repeat(1, 1, 2)).transpose(1, 2)
