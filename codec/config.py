@@ -241,6 +241,8 @@ class XCodecEncoderConfig:
     semantic_kernel_size: int = 3
     semantic_unit_kernel_size: int = 3
     semantic_dilations: tuple[int, ...] = (1, 1)
+    window_frames: int = 1500
+    overlap_frames: int = 100
     teacher: str = "hubert"
     teacher_dim: int = 768
     teacher_layers: int = 12

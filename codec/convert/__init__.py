@@ -1,7 +1,8 @@
-"""Public checkpoints in the layout of `transformers` (config.json and model.safetensors) as codecs of this project.
+"""Public checkpoints in the layout of `transformers` (config.json and model.safetensors), or in that of their authors
+(`codec.convert.original`), as codecs of this project.
 
-`convert(directory)` looks at "model_type" in config.json and hands over to the file of that family here, whose
-`read(config, tensors) -> Codec` maps settings and weights. Nothing of `transformers` is imported.
+`convert(directory)` looks at "model_type" in config.json, or else at what the settings are, and hands over to the file of that
+family here, whose `read(config, tensors) -> Codec` maps settings and weights. Nothing of `transformers` is imported.
 """
 
 from __future__ import annotations
@@ -12,16 +13,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codec.config import MAX_BYTES, MAX_NAME, ConfigError
+from codec.convert import original
 
 if TYPE_CHECKING:
     from codec.model import Codec
 
-FAMILIES = {"dac": "codec.convert.dac", "encodec": "codec.convert.encodec", "mimi": "codec.convert.mimi"}  # by "model_type"
+FAMILIES = {  # by "model_type"
+    "dac": "codec.convert.dac",
+    "encodec": "codec.convert.encodec",
+    "mimi": "codec.convert.mimi",
+    "speechtokenizer": "codec.convert.speechtokenizer",
+    "wavtokenizer": "codec.convert.wavtokenizer",
+    "xcodec": "codec.convert.xcodec",
+}
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def convert(directory: str | Path) -> Codec:
-    """The codec in a directory with config.json and model.safetensors as `transformers` writes them, in evaluation mode.
+    """The codec in a directory as `transformers` or its authors have written it, in evaluation mode.
 
     Raises ConfigError for a family that is not known, settings that cannot be had here, and tensors that are missing, left
     over or of another shape, by name.
@@ -30,13 +39,16 @@ def convert(directory: str | Path) -> Codec:
     from safetensors.torch import load_file
 
     directory = Path(directory)
-    config = read_json(directory / CONFIG)
-    family = config.get("model_type")
+    path, config = _read_config(directory)
+    family = config["model_type"] if "model_type" in config else original.family(config)
     if not isinstance(family, str) or family not in FAMILIES:
-        raise ConfigError(f"{directory / CONFIG}: model_type {str(family)[:MAX_NAME]!r} cannot be converted; "
+        raise ConfigError(f"{path}: model_type {str(family)[:MAX_NAME]!r} cannot be converted; "
                           f"there is {', '.join(sorted(FAMILIES))}")
     try:
-        tensors = load_file(directory / WEIGHTS)
+        if "model_type" in config or (directory / WEIGHTS).exists():
+            tensors = load_file(directory / WEIGHTS)
+        else:
+            tensors = original.read_weights(directory)
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{directory / WEIGHTS}: not readable as safetensors ({error})") from None
     try:
@@ -45,12 +57,18 @@ def convert(directory: str | Path) -> Codec:
         raise ConfigError(f"{directory}: {error}") from None
 
 
-def is_foreign(path: Path) -> bool:
-    """Whether a config.json is one of `transformers` and not ours."""
+def is_foreign(directory: Path) -> bool:
+    """Whether a directory holds a model of `transformers` or in the layout of its authors, and not ours."""
     try:
-        return "model_type" in read_json(path)
+        _, config = _read_config(directory)
     except ConfigError:
         return False  # whoever reads it as ours will say what is wrong
+    return "model_type" in config or original.family(config) is not None
+
+
+def _read_config(directory: Path) -> tuple[Path, dict[str, Any]]:
+    path = None if (directory / CONFIG).exists() else original.find_yaml(directory)
+    return (directory / CONFIG, read_json(directory / CONFIG)) if path is None else (path, original.read_yaml(path))
 
 
 def read_json(path: Path) -> dict[str, Any]:

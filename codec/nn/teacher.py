@@ -1,0 +1,87 @@
+"""Frozen speech models whose features a codec is built on: HuBERT and WavLM, as `transformers` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+KINDS = ("hubert", "wavlm")
+
+
+class SpeechTeacher(nn.Module):
+    """Samples (B, T) to the mean of all hidden states (B, n, dim), the inputs of the first layer among them.
+
+    HuBERT (Hsu et al. 2021, https://arxiv.org/abs/2106.07447) or WavLM (Chen et al. 2021, https://arxiv.org/abs/2110.13900).
+    It is never trained: without dropout and gradients, in evaluation mode whatever its parents are put into. It attends
+    over the whole signal, and with norm="group" normalises over it.
+
+    Args:
+        kind: hubert or wavlm.
+        dim, layers, heads, hidden: of the transformer.
+        conv_channels, conv_kernels, conv_strides, conv_bias: of the convolutions at its entry.
+        norm: "group" behind the first convolution, or "layer" behind each.
+        stable: normalise before attention and linear layers instead of behind them.
+        position_kernel, position_groups: of the convolution that adds positions.
+        buckets, max_distance: of WavLM's relative positions; HuBERT has none.
+
+    Raises ValueError for other kinds, sizes that do not fit, and without the package `transformers`.
+    """
+
+    def __init__(
+        self, kind: str, dim: int, layers: int, heads: int, hidden: int, conv_channels: Sequence[int],
+        conv_kernels: Sequence[int], conv_strides: Sequence[int], conv_bias: bool, norm: str, stable: bool,
+        position_kernel: int, position_groups: int, buckets: int, max_distance: int,
+    ):
+        super().__init__()
+        if kind not in KINDS:
+            raise ValueError(f"teacher={kind!r}: there is {' and '.join(KINDS)}")
+        if norm not in ("group", "layer"):
+            raise ValueError(f"norm={norm!r} of a teacher: there is group and layer")
+        if not len(conv_channels) == len(conv_kernels) == len(conv_strides) > 0:
+            raise ValueError("the channels, kernels and strides of a teacher's convolutions must be lists of one length")
+        self.kernels, self.strides = tuple(conv_kernels), tuple(conv_strides)
+        settings = {
+            "hidden_size": dim, "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": hidden,
+            "conv_dim": list(conv_channels), "conv_kernel": list(conv_kernels), "conv_stride": list(conv_strides),
+            "conv_bias": conv_bias, "feat_extract_norm": norm, "do_stable_layer_norm": stable,
+            "num_conv_pos_embeddings": position_kernel, "num_conv_pos_embedding_groups": position_groups,
+            "hidden_dropout": 0.0, "activation_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0,
+            "final_dropout": 0.0, "layerdrop": 0.0, "apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0,
+        }
+        if kind == "wavlm":
+            settings |= {"num_buckets": buckets, "max_bucket_distance": max_distance}
+        self.model = _build(kind, settings)
+        nn.utils.parametrize.remove_parametrizations(self.model.encoder.pos_conv_embed.conv, "weight")
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> SpeechTeacher:
+        return super().train(False)
+
+    def frames(self, samples: int) -> int:
+        """How many frames it makes of so many samples."""
+        for kernel, stride in zip(self.kernels, self.strides):
+            samples = (samples - kernel) // stride + 1 if samples >= kernel else 0
+        return samples
+
+    @torch.no_grad()
+    def forward(self, wav: Tensor) -> Tensor:
+        states = self.model(wav, output_hidden_states=True).hidden_states
+        total = states[0]
+        for state in states[1:]:
+            total = total + state
+        return total / len(states)
+
+
+def _build(kind: str, settings: dict) -> nn.Module:
+    try:
+        import transformers
+    except ImportError:
+        raise ValueError("this codec hears through a speech model of another package: pip install transformers") from None
+    config, model = {
+        "hubert": (transformers.HubertConfig, transformers.HubertModel),
+        "wavlm": (transformers.WavLMConfig, transformers.WavLMModel),
+    }[kind]
+    return model(config(**settings))
