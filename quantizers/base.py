@@ -92,12 +92,13 @@ class Quantizer(nn.Module):
             return self._encode(latents.float(), k)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """codes (B, k, T) of the first k codebooks to latents (B, dim, T). Raises ValueError where k is not in `counts`."""
-        if codes.dim() != 3:
-            raise ValueError(f"codes have shape {tuple(codes.shape)}: they must be (B, codebooks, T)")
-        self.check_count(codes.shape[1])
+        """codes (B, k, T), of any integer type, of the first k codebooks to latents (B, dim, T).
+
+        Raises ValueError where k is not in `counts`, and for codes that no codebook has.
+        """
+        self.check_codes(codes)
         with torch.autocast(codes.device.type, enabled=False):
-            return self._decode(codes)
+            return self._decode(codes.long())
 
     def _encode(self, latents: Tensor, k: int) -> Tensor:
         raise NotImplementedError
@@ -157,6 +158,19 @@ class Quantizer(nn.Module):
     def check_latents(self, latents: Tensor) -> None:
         if latents.dim() != 3 or latents.shape[1] != self.dim:
             raise ValueError(f"latents have shape {tuple(latents.shape)}: they must be (B, {self.dim}, T)")
+
+    def check_codes(self, codes: Tensor) -> None:
+        if codes.dim() != 3:
+            raise ValueError(f"codes have shape {tuple(codes.shape)}: they must be (B, codebooks, T)")
+        k = self.check_count(codes.shape[1])
+        if codes.is_floating_point() or codes.dtype == torch.bool:
+            raise ValueError(f"codes are {codes.dtype}: they must be integers")
+        if codes.numel() == 0 or torch.compiler.is_compiling() or not self.decodes:
+            return
+        sizes = torch.tensor(self.codebook_sizes[:k], device=codes.device)[:, None]
+        if bool(((codes < 0) | (codes >= sizes)).any()):
+            raise ValueError(f"codes are in {int(codes.min())}..{int(codes.max())}: those of a codebook are 0 to its size less 1, "
+                             f"of {max(self.codebook_sizes)} here; are they another quantizer's?")
 
     def check_count(self, k: int | None) -> int:
         """k, or all codebooks for None. Raises ValueError where the first k do not decode on their own."""

@@ -158,6 +158,8 @@ class CodebookQuantizer(DataStartedQuantizer):
 class CodebookTrainer(nn.Module):
     """Averages behind one codebook (size, width), in one `vector_quantize_pytorch.VectorQuantize`."""
 
+    COUNTS = "vq._codebook.cluster_size"
+
     def __init__(
         self, width: int, size: int, frames_per_step: float, decay: float, kmeans_iters: int, processes: Processes
     ) -> None:

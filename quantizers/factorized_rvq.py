@@ -144,6 +144,8 @@ class FactorizedStage(nn.Module):
 class UseCounter(nn.Module):
     """How often each code of a codebook is used, of late, a step; restarts those that are not."""
 
+    COUNTS = "use"
+
     def __init__(self, size: int, frames_per_step: float, processes: Processes) -> None:
         super().__init__()
         self.frames_per_step, self.processes = frames_per_step, processes

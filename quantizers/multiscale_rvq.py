@@ -63,8 +63,9 @@ def average(rows: Tensor, mask: Tensor, stride: int) -> tuple[Tensor, Tensor]:
         return rows, torch.arange(rows.shape[0], device=rows.device)
     batch, length = mask.shape
     missing = -length % stride
-    frames = F.pad(spread(rows, mask), (0, 0, 0, missing)).reshape(batch, -1, stride, rows.shape[1])
-    sizes = F.pad(mask, (0, missing)).reshape(batch, -1, stride).sum(2)  # (B, groups)
+    groups = (length + missing) // stride
+    frames = F.pad(spread(rows, mask), (0, 0, 0, missing)).reshape(batch, groups, stride, rows.shape[1])
+    sizes = F.pad(mask, (0, missing)).reshape(batch, groups, stride).sum(2)  # (B, groups)
     total = frames[:, :, 0]
     for offset in range(1, stride):  # one by one: the order of a sum over a dimension may depend on the others' length
         total = total + frames[:, :, offset]

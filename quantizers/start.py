@@ -15,7 +15,7 @@ class DataStartedQuantizer(Quantizer):
     """A quantizer that starts from the latents of `initialize`, or else from those of the first step.
 
     A family implements `_build_trainers` and `_start`; `trainer` has a module for each codebook with `started`,
-    `forget()`, `start_from(codebook)` and `expect(frames_per_step)`.
+    `forget()`, `start_from(codebook)`, `expect(frames_per_step)`, and COUNTS, which names its averages of use.
     """
 
     def __init__(self, dim: int, codebook_sizes: tuple[int, ...]) -> None:
@@ -57,6 +57,16 @@ class DataStartedQuantizer(Quantizer):
         for trainer, stride in zip(self.trainer, self.strides):
             trainer.expect(frames / stride)
         self._frames_known = is_step
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, metadata: dict, strict: bool, *others) -> None:
+        """A state of training brings the trainers that it is of, where nobody has built any."""
+        if strict and self.trainer is None and any(name.startswith(f"{prefix}trainer.") for name in state_dict):
+            self.prepare_training(1, Processes.in_use().synchronized)
+            self._frames_known = False
+            for index, trainer in enumerate(self.trainer):  # which count about the frames of a step
+                counts = state_dict.get(f"{prefix}trainer.{index}.{trainer.COUNTS}", torch.ones(()))
+                trainer.frames_per_step = max(1.0, float(counts.sum()))
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *others)
 
     @property
     def initialized(self) -> bool:

@@ -72,6 +72,20 @@ def test_shapes_and_counts(case):
 
 
 @every_case
+def test_codes_that_are_not_there_are_refused(case):
+    quantizer = make(case)
+    codes = quantizer.encode(torch.randn(1, DIM, 5))
+    for wrong in (-1, quantizer.codebook_sizes[0]):
+        codes[0, 0, 3] = wrong
+        with pytest.raises(ValueError, match="another quantizer's"):
+            quantizer.decode(codes)
+    with pytest.raises(ValueError, match="must be integers"):
+        quantizer.decode(codes.float())
+    small = torch.randint(3, (1, quantizer.num_codebooks, 5))
+    assert torch.equal(quantizer.decode(small.to(torch.uint8)), quantizer.decode(small))
+
+
+@every_case
 def test_every_code_decodes(case):
     quantizer = trained(case)
     codes = torch.stack([torch.randint(size, (1, 2000)) for size in quantizer.codebook_sizes], 1)

@@ -118,6 +118,8 @@ def test_no_frames_are_fine(name):
     quantizer = make(name)
     assert quantizer.encode(torch.zeros(2, DIM, 0)).shape == (2, quantizer.num_codebooks, 0)
     assert quantizer.decode(torch.zeros(2, quantizer.num_codebooks, 0, dtype=torch.int64)).shape == (2, DIM, 0)
+    train_step(quantizer, None, torch.zeros(0, DIM, 5))
+    assert quantizer.encode(torch.zeros(0, DIM, 5)).shape == (0, quantizer.num_codebooks, 5)
 
 
 @every_family
@@ -276,6 +278,22 @@ def test_a_fresh_quantizer_codes_with_the_inference_state(name):
     fresh.load_state_dict(state, strict=False)
     codes = quantizer.encode(latents)
     assert torch.equal(fresh.encode(latents), codes) and torch.equal(fresh.decode(codes), quantizer.decode(codes))
+
+
+@every_family
+def test_a_fresh_quantizer_takes_a_state_of_training(name):
+    """As from `build`, with nothing prepared: it codes alike and goes on from where the other is."""
+    quantizer, latents = trained(name), correlated(4, 50, seed=77)
+    fresh = make(name, seed=5)
+    fresh.load_state_dict(copy.deepcopy(quantizer.state_dict()))
+    codes = quantizer.encode(latents)
+    assert torch.equal(fresh.encode(latents), codes) and torch.equal(fresh.decode(codes), quantizer.decode(codes))
+    assert fresh.initialized
+    for one in (quantizer, fresh):
+        torch.manual_seed(3)
+        one.train()(latents)
+    for key, value in quantizer.state_dict().items():  # about: the frames of a step were told by what the codes count
+        torch.testing.assert_close(fresh.state_dict()[key], value, rtol=0.05, atol=0.05)
 
 
 @every_family
