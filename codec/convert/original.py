@@ -1,0 +1,76 @@
+"""What the authors of codecs published themselves: a configuration of their own, JSON or YAML, and a state dict.
+
+Such a directory has one configuration (config.json, or a single YAML file) that `family` knows by its settings, and one file of
+weights: model.safetensors, or a single .pt, .pth, .bin or .ckpt, of which only tensors and plain values are ever unpickled.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codec.config import MAX_BYTES, ConfigError
+
+SPEECHTOKENIZER = {"n_filters", "strides", "dimension", "n_q", "bidirectional"}  # DM-Codec's are the same
+WAVTOKENIZER = {"feature_extractor", "backbone", "head"}
+PICKLES = {".pt", ".pth", ".bin", ".ckpt"}
+NESTED = ("generator", "state_dict")  # where trainers keep the model's tensors
+
+
+def family(config: dict[str, Any]) -> str | None:
+    """The name of the family whose settings these are, or None."""
+    if SPEECHTOKENIZER <= config.keys():
+        return "speechtokenizer"
+    return "wavtokenizer" if WAVTOKENIZER <= parts(config).keys() else None
+
+
+def parts(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a model in a configuration of lightning's command line, or those that stand there by themselves."""
+    model = config.get("model")
+    inner = model.get("init_args") if isinstance(model, dict) else None
+    return inner if isinstance(inner, dict) else config
+
+
+def find_yaml(directory: Path) -> Path | None:
+    """The only YAML file of a directory without config.json."""
+    found = [path for pattern in ("*.yaml", "*.yml") for path in directory.glob(pattern)]
+    return found[0] if len(found) == 1 else None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_BYTES + 1)
+        values = yaml.safe_load(text) if len(text) <= MAX_BYTES else None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not a readable YAML configuration ({' '.join(str(error).split())[:200]})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: not a configuration: a mapping of settings in at most {MAX_BYTES} characters is one")
+    return values
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """The tensors of a directory's pickled state dict, by name. Raises ConfigError where there is none, or more than one,
+    and for pickles that hold more than tensors and plain values."""
+    found = sorted(path for path in directory.iterdir() if path.suffix in PICKLES)
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise ConfigError(f"{directory}: one file of weights is needed, model.safetensors or .pt, .pth, .bin, .ckpt: there is {names}")
+    path = found[0]
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of the many that a pickle can raise, none may get further
+        reason = str(error).split("\n")[0][:200]
+        raise ConfigError(f"{path}: refused, not tensors alone ({type(error).__name__}: {reason}): load it where you trust it "
+                          "and save its state dict with safetensors.torch.save_file as model.safetensors") from None
+    for key in NESTED:
+        if isinstance(values, dict) and isinstance(values.get(key), dict):
+            values = values[key]
+    if not isinstance(values, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in values.items()):
+        raise ConfigError(f"{path}: no state dict: a mapping of names to tensors is one")
+    return dict(values)
