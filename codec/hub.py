@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from codec.atomic import Output, WriteError
 from codec.config import CodecConfig, ConfigError
@@ -30,18 +34,18 @@ def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu") -> Code
     model is in evaluation mode. Raises ValueError when there is no such model or its files do not fit together.
     """
     directory = find(str(name))
-    if is_foreign(directory / CONFIG):
+    if is_foreign(directory):
         return convert(directory).to(device)
     config = CodecConfig.from_json(directory / CONFIG)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Undrawn():
             shapes = _state(Codec(config))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{directory / CONFIG} describes no model that can be built: {error}") from None
-    tensors = _read(directory / WEIGHTS, shapes)  # fits: what the configuration asks for is what the file holds
-    with torch.random.fork_rng(devices=[]):  # drawing initial weights must not change the caller's random numbers
-        model = Codec(config)
-    model.load_state_dict(tensors, strict=False)
+    with _open(directory / WEIGHTS, shapes) as tensors:  # fits: what the configuration asks for is what the file holds
+        with torch.random.fork_rng(devices=[]), _Undrawn():  # the caller's random numbers stay as they are
+            model = Codec(config)
+        _fill(_state(model), tensors, directory / WEIGHTS)
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -94,6 +98,8 @@ def find(name: str) -> Path:
         return PRETRAINED / name
     path = Path(name)
     if path.is_dir():
+        if is_foreign(path):
+            return path
         missing = [file for file in (CONFIG, WEIGHTS) if not (path / file).is_file()]
         if missing:
             raise ConfigError(f"{name} holds no model: {' and '.join(missing)} missing")
@@ -114,26 +120,48 @@ def _download(name: str) -> Path:
         raise ConfigError(f"{name} is neither a directory nor to be had from the hub ({type(error).__name__})") from None
 
 
-def _read(path: Path, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Read weights as float32; names and shapes must be those of `own` exactly, and all values finite."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+class _Undrawn(TorchFunctionMode):
+    """Models are built without drawing initial weights: it takes long, and on the "meta" device 150 MB of torch's parts."""
+
+    METHODS = {torch.Tensor.uniform_, torch.Tensor.normal_}
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in self.METHODS or getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
+
+
+@contextmanager
+def _open(path: Path, own: dict[str, torch.Tensor]) -> Iterator[Any]:
+    """A file of weights, open; names and shapes are those of `own` exactly."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        tensors = load_file(path)
+        file = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{path}: not readable as safetensors ({error})") from None
-    problems = [f"missing {name}" for name in sorted(own.keys() - tensors.keys())]
-    problems += [f"unexpected {name}" for name in sorted(tensors.keys() - own.keys())]
-    problems += [
-        f"{name} is {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in sorted(own.keys() & tensors.keys()) if tensors[name].shape != own[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise ConfigError(f"{path} does not fit its config.json: {'; '.join(problems[:8])}{more}")
-    whole = {name: value.float() for name, value in tensors.items() if value.dtype.is_floating_point}
-    bad = [name for name in tensors if name not in whole or not whole[name].isfinite().all()]
+    with file as tensors:
+        shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
+        problems = [f"missing {name}" for name in sorted(own.keys() - shapes.keys())]
+        problems += [f"unexpected {name}" for name in sorted(shapes.keys() - own.keys())]
+        problems += [
+            f"{name} is {shapes[name]} instead of {tuple(own[name].shape)}"
+            for name in sorted(own.keys() & shapes.keys()) if shapes[name] != own[name].shape
+        ]
+        if problems:
+            more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+            raise ConfigError(f"{path} does not fit its config.json: {'; '.join(problems[:8])}{more}")
+        yield tensors
+
+
+@torch.no_grad()
+def _fill(own: dict[str, torch.Tensor], tensors: Any, path: Path) -> None:
+    """Copy weights one by one, so that a large model is in memory once."""
+    bad = []
+    for name, value in own.items():
+        read = tensors.get_tensor(name)
+        if not read.dtype.is_floating_point or not value.copy_(read).isfinite().all():
+            bad.append(name)
     if bad:
         raise ConfigError(f"{path} holds what are no weights (NaN, infinite or not floating-point): {', '.join(bad[:5])}")
-    return whole
