@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from quantizers.search import MANY_ROWS, products
 
 BLOCK_FRAMES = MANY_ROWS  # so many frames at once that what is worked on stays in a CPU's caches
+BEAM = 32
 WIDTHS = (32, 16)  # L of one codebook, and of merged ones
 FULL_SIZE = 256  # two codebooks of at most so many entries are searched in full
 FULL_FRAMES = 16  # of these at once
@@ -53,20 +54,28 @@ class JointSearch:
             self.pairs = flat @ flat.T  # (C K, C K)
             for start in self.first.tolist():  # an entry never meets another of its own codebook
                 self.pairs[start : start + self.size, start : start + self.size] = 0.0
+            # What each codebook but the first has with those before it, as rows of contiguous memory.
+            self.earlier = [self.pairs[:n, n : n + self.size].contiguous() for n in self.first.tolist()[1:]]
 
     def unary(self, x: Tensor) -> Tensor:
         """x (N, D) to (N, C, K)."""
         return products(x, self.matrix, self.half_norms).reshape(x.shape[0], self.codebooks, self.size)
 
-    def greedy(self, unary: Tensor) -> Tensor:
-        """unary (N, C, K) to indices (N, C): each codebook takes what is nearest to what those before it left over."""
-        chosen: list[Tensor] = []
-        for index, start in enumerate(self.first.tolist()):
-            energy = unary[:, index]
-            for other in chosen:
-                energy = energy + self.pairs[:, start : start + self.size][other]
-            chosen.append(energy.argmin(1) + start)
-        return torch.stack(chosen, 1) - self.first
+    def start(self, unary: Tensor, beam: int = BEAM) -> Tensor:
+        """unary (N, C, K) to indices (N, C): of the `beam` best choices for the codebooks so far, each is continued with every
+        entry of the next one, and the `beam` best of these go on. 1 is the greedy search of residual quantization."""
+        score, entry = unary[:, 0].topk(min(beam, self.size), dim=1, largest=False)
+        chosen = entry[:, :, None]  # (N, beam, codebooks so far)
+        for index in range(1, self.codebooks):
+            before = self.earlier[index - 1]
+            frames, kept, _ = chosen.shape
+            energy = F.embedding_bag(chosen.flatten(0, 1), before, mode="sum").view(frames, kept, self.size)
+            energy = energy.add_(unary[:, None, index]).add_(score[:, :, None]).flatten(1)
+            width = min(beam, energy.shape[1]) if index + 1 < self.codebooks else 1
+            score, pick = energy.topk(width, dim=1, largest=False)
+            parent = (pick // self.size)[:, :, None].expand(-1, -1, index)
+            chosen = torch.cat([chosen.gather(1, parent), (pick % self.size + index * self.size)[:, :, None]], 2)
+        return chosen[:, 0] - self.first
 
     def refine(self, unary: Tensor, indices: Tensor, rounds: int) -> Tensor:
         """indices (N, C) to better ones, or as good, after `rounds` rounds; unary (N, C, K)."""
@@ -77,8 +86,14 @@ class JointSearch:
         if self.codebooks == 2 and self.size <= FULL_SIZE:
             return self._full(unary)
         present = indices + self.first
+        moving = torch.arange(unary.shape[0], device=unary.device)  # a frame that a round leaves as it is rests
         for index in range(rounds):
-            present = self._round(unary, present, _order(self.codebooks, index))
+            before = present[moving]
+            after = self._round(unary[moving], before, _order(self.codebooks, index))
+            present[moving] = after
+            moving = moving[(after != before).any(1)]
+            if moving.numel() == 0:
+                break
         return present - self.first
 
     def _full(self, unary: Tensor) -> Tensor:

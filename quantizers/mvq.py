@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,14 +16,14 @@ from torch import Tensor, nn
 
 from quantizers.base import QuantizerOutput, straight_through, usage_stats
 from quantizers.codebook import CodebookTrainer, mean_square, power_of, spread
-from quantizers.joint_search import BLOCK_FRAMES, MAX_ENTRIES, JointSearch, PreparedSearches
+from quantizers.joint_search import BEAM, BLOCK_FRAMES, MAX_ENTRIES, JointSearch, PreparedSearches
 from quantizers.processes import Processes
 from quantizers.search import nearest, products
 from quantizers.start import DataStartedQuantizer
 
-STARTS = ("greedy", "predicted")
+STARTS = ("beam", "predicted")
+TRAINING_BEAM = 8
 PREDICTION_WEIGHT, ENTROPY_WEIGHT = 0.1, 0.001
-STARTING_SWEEPS = 3
 
 
 class Stage(NamedTuple):
@@ -46,15 +45,17 @@ class MultiCodebookVQ(DataStartedQuantizer):
         num_codebooks, codebook_size: K and the number of vectors in each.
         stages: codebooks of each stage, say (3, 3, 2), which adds up to K; one stage by default.
         rounds: of refinement in encoding; 0 keeps the indices that it would start from. Training takes 1 or 2.
-        start: where refinement starts: "greedy" from each codebook's nearest vector in turn, "predicted" from a linear
-            classifier of the latents, as in the source of the method. `forward` trains it and `fit_mvq` fits it.
+        start: where refinement starts: "beam" from a beam search through the codebooks in turn, "predicted" from a linear
+            classifier of the latents, as in the source of the method. `forward` trains it and `fit_mvq` fits it. The
+            beam's codes are better for the same time.
+        beam: width of that search; wider is slower and better. Training takes 8 at most.
         decay: of the moving averages that train the codebooks.
         kmeans_iters: iterations of k-means from which they start.
     """
 
     def __init__(
         self, dim: int, num_codebooks: int = 8, codebook_size: int = 256, stages: tuple[int, ...] | None = None,
-        rounds: int = 5, start: str = "greedy", decay: float = 0.99, kmeans_iters: int = 10,
+        rounds: int = 5, start: str = "beam", beam: int = BEAM, decay: float = 0.99, kmeans_iters: int = 10,
     ) -> None:
         super().__init__(dim, (codebook_size,) * num_codebooks)
         sizes = (num_codebooks,) if stages is None else tuple(stages)
@@ -69,11 +70,13 @@ class MultiCodebookVQ(DataStartedQuantizer):
             raise ValueError(f"rounds={rounds}: it must be 0 or more; 5 is enough")
         if start not in STARTS:
             raise ValueError(f"start={start!r}: there is {' and '.join(STARTS)}")
+        if beam < 1:
+            raise ValueError(f"beam={beam}: it must be at least 1; {BEAM} is a good width")
         if not 0 <= decay < 1:
             raise ValueError(f"decay={decay} is outside [0, 1): 0.99 averages over about 100 steps")
         if kmeans_iters < 1:
             raise ValueError(f"kmeans_iters={kmeans_iters}: at least 1 is needed")
-        self.codebook_size, self.rounds, self.start = codebook_size, rounds, start
+        self.codebook_size, self.rounds, self.start, self.beam = codebook_size, rounds, start, beam
         self.decay, self.kmeans_iters = decay, kmeans_iters
         ends = list(itertools.accumulate(sizes))
         self.stages = tuple(Stage(n, end - size, end) for n, (size, end) in enumerate(zip(sizes, ends)))
@@ -84,6 +87,7 @@ class MultiCodebookVQ(DataStartedQuantizer):
         predicted = sizes if start == "predicted" else ()
         self.to_logits = nn.ModuleList(nn.Linear(dim, size * codebook_size) for size in predicted)
         self._searches = PreparedSearches()
+        self._processes = Processes(False)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -92,7 +96,7 @@ class MultiCodebookVQ(DataStartedQuantizer):
     @property
     def id(self) -> str:
         """8 hex digits of all that codes depend on: codes kept with it cannot be mixed up with those of another."""
-        digest = hashlib.sha256(repr((self.codebook_sizes, self.counts, self.rounds, self.start)).encode())
+        digest = hashlib.sha256(repr((self.codebook_sizes, self.counts, self.rounds, self.start, self.beam)).encode())
         for name, tensor in sorted(self.inference_state().items()):
             digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
         return digest.hexdigest()[:8]
@@ -124,7 +128,7 @@ class MultiCodebookVQ(DataStartedQuantizer):
         left = latents.mT.reshape(batch * frames, dim) - self.mean
         codes = []
         for stage in self.stages[: self.counts.index(k) + 1]:
-            found = self._look_up(stage, left, self.rounds)
+            found = self._find(stage, left)
             left = left - self._vectors(stage, found)
             codes.append(found)
         return torch.cat(codes, 1).reshape(batch, frames, k).mT.contiguous()
@@ -138,16 +142,22 @@ class MultiCodebookVQ(DataStartedQuantizer):
     def _search(self, stage: Stage) -> JointSearch:
         return self._searches.of(stage.index, self.codebooks[stage.first : stage.last].float())
 
+    def _find(self, stage: Stage, left: Tensor) -> Tensor:
+        return self._look_up(stage, left, self.rounds, self.beam, self.start)
+
+    def _find_roughly(self, stage: Stage, left: Tensor) -> Tensor:
+        """What training makes do with."""
+        return self._look_up(stage, left, int(torch.randint(1, 3, ())), min(self.beam, TRAINING_BEAM), self.start)
+
     @torch.no_grad()
-    def _look_up(self, stage: Stage, left: Tensor, rounds: int, start: str | None = None) -> Tensor:
+    def _look_up(self, stage: Stage, left: Tensor, rounds: int, beam: int, start: str) -> Tensor:
         """left (N, dim), what the stages before left over, to codes (N, C) of a stage."""
-        predicted = (start or self.start) == "predicted"
         search = self._search(stage)
         codes = left.new_empty(left.shape[0], stage.last - stage.first, dtype=torch.int64)
         for first in range(0, left.shape[0], BLOCK_FRAMES):
             block = left[first : first + BLOCK_FRAMES].contiguous()
             unary = search.unary(block)
-            found = self._predict(stage, block) if predicted else search.greedy(unary)
+            found = self._predict(stage, block) if start == "predicted" else search.start(unary, beam)
             codes[first : first + BLOCK_FRAMES] = search.refine(unary, found, rounds)
         return codes
 
@@ -187,42 +197,24 @@ class MultiCodebookVQ(DataStartedQuantizer):
         self.scale.copy_((processes.sum(left.square().sum()) / total / self.dim).sqrt().clamp_min(1e-6))
         for stage in self.stages:
             self._start_stage(stage, left)
-            left = left - self._vectors(stage, self._look_up(stage, left, 1))
+            left = left - self._vectors(stage, self._find(stage, left))
 
     def _start_stage(self, stage: Stage, rows: Tensor) -> None:
-        """Residual k-means on rows (N, dim), then a few sweeps of joint search and averages of what the others leave."""
+        """Residual k-means on rows (N, dim)."""
         left = rows
         for index in range(stage.first, stage.last):
             self.trainer[index].start(left)
             self.codebooks[index] = self.trainer[index].codebook
             codes = [nearest(block, self.codebooks[index]) for block in left.split(BLOCK_FRAMES)]
-            left = left - self.codebooks[index][torch.cat(codes)] if codes else left
-        for _ in range(STARTING_SWEEPS if stage.last - stage.first > 1 else 0):
-            codes = self._look_up(stage, rows, 1, "greedy")
-            for column, index, target in self._targets(stage, rows, codes):
-                counts = self._processes.sum(torch.bincount(codes[:, column], minlength=self.codebook_size).to(rows.dtype))
-                sums = self._processes.sum(torch.zeros_like(self.codebooks[index]).index_add_(0, codes[:, column], target))
-                average = sums / counts.clamp_min(1)[:, None]
-                self.codebooks[index] = torch.where(counts[:, None] > 0, average, self.codebooks[index])
-        for index in range(stage.first, stage.last):
-            self.trainer[index].start_from(self.codebooks[index])
+            left = left - self.codebooks[index][torch.cat(codes)]
         if self.start == "predicted":
-            self.fit_predictor(stage, rows, self._look_up(stage, rows, self.rounds, "greedy"))
-
-    def _targets(self, stage: Stage, rows: Tensor, codes: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """(column of codes, number of the codebook, what the others leave for it (N, dim)), one codebook after the other:
-        each sees the others as they are by then, so that together they do not overshoot."""
-        left = rows - self._vectors(stage, codes)
-        for column, index in enumerate(range(stage.first, stage.last)):
-            target = left + self.codebooks[index][codes[:, column]]
-            yield column, index, target
-            left = target - self.codebooks[index][codes[:, column]]
+            self.fit_predictor(stage, rows, self._look_up(stage, rows, self.rounds, self.beam, "beam"))
 
     @torch.no_grad()
     def fit_predictor(self, stage: Stage, rows: Tensor, codes: Tensor) -> None:
         """Fit the classifier of a stage to tell codes (N, C) from rows (N, dim): linear discriminants, which take each
         class for a Gaussian around its own mean with a covariance that all classes of a codebook share."""
-        processes = getattr(self, "_processes", Processes(False))
+        processes = self._processes
         rows = rows / self.scale
         total = processes.sum(torch.tensor(float(rows.shape[0]), device=rows.device)).clamp_min(1)
         second = processes.sum(rows.T @ rows) / total
@@ -250,7 +242,7 @@ class MultiCodebookVQ(DataStartedQuantizer):
         codes, commitment, error, predictions = [], [], [], []
         for stage in self.stages:
             source = left.detach()
-            found = self._look_up(stage, source, int(torch.randint(1, 3, ())) if self.training else self.rounds)
+            found = self._find_roughly(stage, source) if self.training else self._find(stage, source)
             vectors = self._vectors(stage, found)
             if self.training and self.start == "predicted":
                 predictions.append(self._prediction_losses(stage, source, found))
@@ -275,9 +267,14 @@ class MultiCodebookVQ(DataStartedQuantizer):
 
     @torch.no_grad()
     def _follow(self, stage: Stage, rows: Tensor, codes: Tensor) -> None:
-        for column, index, target in self._targets(stage, rows, codes):
-            self.trainer[index].follow(target, codes[:, column])
+        """Move each codebook to what the others leave of rows (N, dim), one after the other: each sees the others as they
+        are by then, so that together they do not overshoot."""
+        left = rows - self._vectors(stage, codes)
+        for index, column in zip(range(stage.first, stage.last), codes.unbind(1)):
+            target = left + self.codebooks[index][column]
+            self.trainer[index].follow(target, column)
             self.codebooks[index] = self.trainer[index].codebook
+            left = target - self.codebooks[index][column]
 
     def _prediction_losses(self, stage: Stage, rows: Tensor, codes: Tensor) -> Tensor:
         """(2,): cross-entropy of the refined codes (N, C), and by how much the average prediction falls short of using all

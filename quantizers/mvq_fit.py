@@ -21,14 +21,15 @@ HELD_OUT = 0.05  # of the features, in HELD_OUT_PIECES: neighbours are alike, an
 HELD_OUT_PIECES = 10
 SHRINKAGE = 0.3
 SWEEPS = 10
+FITTING_BEAM, FITTING_ROUNDS = 16, 1
 
 Progress = Callable[[int, int, float], None]  # (iteration, iterations, held-out relative error)
 
 
 @torch.no_grad()
 def fit_mvq(
-    features: Tensor | np.ndarray, bytes_per_frame: int = 8, *, iterations: int = 8, seed: int = 0,
-    start: str = "greedy", progress: Progress | None = None,
+    features: Tensor | np.ndarray, bytes_per_frame: int = 8, *, iterations: int = 6, seed: int = 0,
+    start: str = "beam", progress: Progress | None = None,
 ) -> MultiCodebookVQ:
     """Fit a quantizer of `bytes_per_frame` codebooks of 256 vectors to features (N, D), float of any precision, finite.
 
@@ -59,12 +60,12 @@ def fit_mvq(
         known, held_out = _split(rows)
         centers, codes = _residual_kmeans(known, bytes_per_frame)
 
-    best, least = centers, _error(centers, held_out, _encode(JointSearch(centers), held_out, rounds=1))
+    best, least = centers, _error(centers, held_out, _encode(centers, held_out))
     for iteration in range(iterations if bytes_per_frame > 1 else 0):
         centers = _least_squares(centers, known, codes)
-        search = JointSearch(centers)
-        codes = _encode(search, known, 1, codes)
-        error = _error(centers, held_out, _encode(search, held_out, rounds=1))
+        error = _error(centers, held_out, _encode(centers, held_out))
+        if iteration + 1 < iterations:
+            codes = _encode(centers, known)
         if error < least:
             best, least = centers, error
         if progress is not None:
@@ -74,7 +75,7 @@ def fit_mvq(
     quantizer.scale.copy_(scale)
     quantizer.codebooks.copy_(best @ axes.T * scale)
     if start == "predicted":
-        codes = _encode(JointSearch(best), known, quantizer.rounds)
+        codes = _encode(best, known)
         quantizer.fit_predictor(quantizer.stages[0], known @ axes.T * scale, codes)
     return quantizer
 
@@ -88,7 +89,7 @@ def _checked(features: Tensor | np.ndarray, bytes_per_frame: int, iterations: in
     if bytes_per_frame not in BYTES:
         raise ValueError(f"bytes_per_frame={bytes_per_frame}: it must be one of {', '.join(map(str, BYTES))}")
     if iterations < 0:
-        raise ValueError(f"iterations={iterations}: it must be 0 or more; 8 is enough")
+        raise ValueError(f"iterations={iterations}: it must be 0 or more; 6 are enough")
     if rows.shape[0] < 4 * CODEBOOK_SIZE:
         raise ValueError(f"{rows.shape[0]} frames cannot fit {CODEBOOK_SIZE} vectors: give at least {4 * CODEBOOK_SIZE}, better 30,000")
     rows = rows.detach().float()
@@ -116,13 +117,12 @@ def _residual_kmeans(rows: Tensor, codebooks: int) -> tuple[Tensor, Tensor]:
     return torch.stack(centers), torch.stack(codes, 1)
 
 
-def _encode(search: JointSearch, rows: Tensor, rounds: int, codes: Tensor | None = None) -> Tensor:
-    """Codes (N, C) of rows (N, D), refined from `codes` or from greedy ones."""
-    found = []
+def _encode(centers: Tensor, rows: Tensor) -> Tensor:
+    """Codes (N, C) of rows (N, D). Starting anew each time is better than refining the codes of the last iteration."""
+    search, found = JointSearch(centers), []
     for first in range(0, rows.shape[0], BLOCK_FRAMES):
         unary = search.unary(rows[first : first + BLOCK_FRAMES])
-        present = search.greedy(unary) if codes is None else codes[first : first + BLOCK_FRAMES]
-        found.append(search.refine(unary, present, rounds))
+        found.append(search.refine(unary, search.start(unary, FITTING_BEAM), FITTING_ROUNDS))
     return torch.cat(found)
 
 
