@@ -44,7 +44,7 @@ class Quantizer(nn.Module):
             raise ValueError("num_codebooks=0: at least 1 is needed")
         for size in codebook_sizes:
             if not 2 <= size <= MAX_CODEBOOK_SIZE:
-                raise ValueError(f"codebook_size={size} is outside 2..{MAX_CODEBOOK_SIZE}")
+                raise ValueError(f"codebook_size={size} is outside 2..{MAX_CODEBOOK_SIZE}: take more, smaller codebooks")
         self.dim = dim
         self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
 

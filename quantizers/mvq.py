@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +19,9 @@ from quantizers.joint_search import BEAM, BLOCK_FRAMES, MAX_ENTRIES, JointSearch
 from quantizers.processes import Processes
 from quantizers.search import nearest, products
 from quantizers.start import DataStartedQuantizer
+
+if TYPE_CHECKING:
+    import numpy as np
 
 STARTS = ("beam", "predicted")
 TRAINING_BEAM = 8
@@ -44,7 +46,8 @@ class MultiCodebookVQ(DataStartedQuantizer):
         dim: width of the latents.
         num_codebooks, codebook_size: K and the number of vectors in each.
         stages: codebooks of each stage, say (3, 3, 2), which adds up to K; one stage by default.
-        rounds: of refinement in encoding; 0 keeps the indices that it would start from. Training takes 1 or 2.
+        rounds: of refinement in encoding; training takes 1 or 2. 0 is no joint search at all: the classifier's indices, or
+            each codebook's nearest vector in turn.
         start: where refinement starts: "beam" from a beam search through the codebooks in turn, "predicted" from a linear
             classifier of the latents, as in the source of the method. `forward` trains it and `fit_mvq` fits it. The
             beam's codes are better for the same time.
@@ -143,7 +146,7 @@ class MultiCodebookVQ(DataStartedQuantizer):
         return self._searches.of(stage.index, self.codebooks[stage.first : stage.last].float())
 
     def _find(self, stage: Stage, left: Tensor) -> Tensor:
-        return self._look_up(stage, left, self.rounds, self.beam, self.start)
+        return self._look_up(stage, left, self.rounds, self.beam if self.rounds else 1, self.start)
 
     def _find_roughly(self, stage: Stage, left: Tensor) -> Tensor:
         """What training makes do with."""

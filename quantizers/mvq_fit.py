@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +14,9 @@ from quantizers.mvq import MultiCodebookVQ
 from quantizers.processes import Processes
 from quantizers.search import nearest
 from quantizers.start import kmeans
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BYTES = (1, 2, 4, 8, 16, 32)
 CODEBOOK_SIZE = 256
@@ -81,7 +84,7 @@ def fit_mvq(
 
 
 def _checked(features: Tensor | np.ndarray, bytes_per_frame: int, iterations: int) -> Tensor:
-    rows = torch.as_tensor(features)
+    rows = features if isinstance(features, Tensor) else torch.as_tensor(features.copy())  # of any strides
     if rows.dim() != 2 or rows.shape[1] < 1:
         raise ValueError(f"features have shape {tuple(rows.shape)}: they must be (N, D), one row a frame")
     if not rows.is_floating_point():

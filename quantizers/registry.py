@@ -27,6 +27,7 @@ FAMILIES = {
     "mvq": ("mvq", "MultiCodebookVQ"),
 }
 
+MAX_CODEBOOKS = 256
 COMMON = ("dim", "num_codebooks", "codebook_size")
 
 
@@ -62,4 +63,10 @@ def build(name: str, dim: int, num_codebooks: int, codebook_size: int, **chosen:
     unknown = [option for option in chosen if option not in known]
     if unknown:
         raise ValueError(f"quantizer {name!r} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}")
-    return family(name)(dim=dim, num_codebooks=num_codebooks, codebook_size=codebook_size, **chosen)
+    sizes = {"dim": dim, "num_codebooks": num_codebooks, "codebook_size": codebook_size}
+    for size, value in sizes.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"{size}={value!r} must be a whole number")
+    if not 1 <= num_codebooks <= MAX_CODEBOOKS:
+        raise ValueError(f"num_codebooks={num_codebooks} is outside 1..{MAX_CODEBOOKS}: take fewer, larger codebooks")
+    return family(name)(**sizes, **chosen)

@@ -293,3 +293,36 @@ def test_statistics_tell_a_collapse():
     quantizer.eval()
     collapsed = quantizer(torch.full_like(latents, 0.3)).stats
     assert (collapsed["entropy"] == 0).all() and (collapsed["usage"] == 1 / 16).all()
+
+
+@pytest.mark.parametrize("sizes, message", [
+    ({"num_codebooks": 65537}, "outside 1..256: take fewer"),
+    ({"num_codebooks": -1}, "num_codebooks=-1 is outside"),
+    ({"num_codebooks": 2.5}, "num_codebooks=2.5 must be a whole number"),
+    ({"codebook_size": "64"}, "codebook_size='64' must be a whole number"),
+    ({"codebook_size": 65537}, "codebook_size=65537 is outside 2..65536"),
+    ({"dim": 0}, "dim=0"),
+])
+@pytest.mark.parametrize("name", ["rvq", "product", "fsq", "mvq", "multiscale_rvq"])
+def test_sizes_are_checked_for_all(name, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        quantizers.build(name, **{"dim": 8, "num_codebooks": 1, "codebook_size": 64} | sizes)
+
+
+def test_importing_needs_torch_alone():
+    import subprocess
+    import sys
+
+    script = """
+import sys
+class Block:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("numpy", "scipy", "einops", "einx", "vector_quantize_pytorch", "codec"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Block())
+import quantizers
+for name in quantizers.available():
+    quantizers.build(name, dim=8, num_codebooks=1, codebook_size=16)
+"""
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
