@@ -7,10 +7,13 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from quantizers.codebook import CodebookQuantizer, Step, Visit, carry, mean_square
 from quantizers.search import products
 from quantizers.start import principal_axes
+
+MAX_WIDTH = 4096
 
 
 class SplitResidualVQ(CodebookQuantizer):
@@ -37,8 +40,8 @@ class SplitResidualVQ(CodebookQuantizer):
         if not 1 <= semantic_codebooks < num_codebooks:
             raise ValueError(f"semantic_codebooks={semantic_codebooks} of num_codebooks={num_codebooks}: "
                              "at least 1 must be semantic and 1 acoustic")
-        if codebook_dim is not None and not 1 <= codebook_dim <= dim:
-            raise ValueError(f"codebook_dim={codebook_dim} is outside 1..{dim}, the width of the latents")
+        if codebook_dim is not None and not 1 <= codebook_dim <= MAX_WIDTH:
+            raise ValueError(f"codebook_dim={codebook_dim} is outside 1..{MAX_WIDTH}")
         if parallel and codebook_dim is None:
             raise ValueError("parallel=True needs codebook_dim: without maps both halves would code the same")
         super().__init__(dim, num_codebooks, codebook_size, width=codebook_dim or dim, decay=decay)
@@ -115,7 +118,8 @@ class SplitResidualVQ(CodebookQuantizer):
 
     def _start_maps(self, narrow: nn.Linear, widen: nn.Linear, rows: Tensor) -> None:
         """Onto the axes along which rows (N, dim) reach farthest, and back; in parallel each half gives half."""
-        _, axes = principal_axes(rows, self.codebook_dim, self.trainer[0].processes, centered=False)
+        _, axes = principal_axes(rows, min(self.dim, self.codebook_dim), self.trainer[0].processes, centered=False)
+        axes = F.pad(axes, (0, 0, 0, self.codebook_dim - axes.shape[0]))  # wider than the latents: nothing lies there yet
         narrow.weight.copy_(axes)
         widen.weight.copy_(0.5 * axes.T if self.parallel else axes.T)
 

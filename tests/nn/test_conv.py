@@ -50,6 +50,56 @@ def test_transposed_convolution_is_one_cut_on_the_right_and_streams(kernel, stri
         torch.testing.assert_close(layer(changed)[0][..., : 10 * stride], whole[..., : 10 * stride], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+@pytest.mark.parametrize("kernel, stride, dilation", [(7, 1, 1), (3, 1, 4), (4, 2, 1), (8, 4, 1), (5, 3, 2)])
+def test_what_lies_before_the_start_is_mirrored_or_repeated(mode, kernel, stride, dilation):
+    torch.manual_seed(0)
+    layer, x = CausalConv1d(3, 5, kernel, stride, dilation, padding=mode), torch.randn(2, 3, 20 * stride)
+    with torch.no_grad():
+        whole, _ = layer(x)
+        padded = F.pad(x, ((kernel - 1) * dilation + 1 - stride, 0), mode)
+        torch.testing.assert_close(whole, F.conv1d(padded, layer.conv.weight, layer.conv.bias, stride, dilation=dilation))
+        start = -(-layer.start // stride) * stride
+        first, state = layer(x[..., :start])
+        rest, _ = layer(x[..., start:], state)
+        torch.testing.assert_close(torch.cat([first, rest], 2), whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate"])
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 6, 7, 9, 22, 23])
+def test_a_ragged_end_is_filled_up_in_the_same_way(mode, length):
+    """Kernel 8, stride 4: outputs are ceil(length / 4). Mirroring more than there is puts zeros behind it first."""
+    torch.manual_seed(0)
+    layer, x = CausalConv1d(2, 3, 8, stride=4, padding=mode), torch.randn(1, 2, length)
+    missing = -length % 4
+    longer = F.pad(x, (0, 5 - length)) if mode == "reflect" and length <= 4 else x
+    padded = F.pad(longer, (4, missing), {"zeros": "constant"}.get(mode, mode))[..., : 4 + length + missing]
+    with torch.no_grad():
+        expected = F.conv1d(padded, layer.conv.weight, layer.conv.bias, stride=4)
+        torch.testing.assert_close(layer(x)[0], expected)
+        assert expected.shape[2] == -(-length // 4)
+        if length > 8:
+            _, state = layer(x[..., :8])
+            torch.testing.assert_close(layer(x[..., 8:], state)[0], expected[..., 2:], rtol=0, atol=1e-6)
+
+
+def test_paddings_that_cannot_be_had_are_refused():
+    with pytest.raises(ValueError, match="there is zeros, reflect, replicate"):
+        CausalConv1d(1, 1, 3, padding="circular")
+    with pytest.raises(ValueError, match="too little to mirror"):
+        CausalConv1d(1, 1, 4, stride=4, padding="reflect")
+
+
+def test_grouped_transposed_convolution_without_bias():
+    torch.manual_seed(0)
+    layer, x = CausalConvTranspose1d(4, 4, 4, 2, bias=False, groups=4), torch.randn(2, 4, 30)
+    with torch.no_grad():
+        whole, _ = layer(x)
+        torch.testing.assert_close(whole, F.conv_transpose1d(x, layer.conv.weight, stride=2, groups=4)[..., :60])
+        torch.testing.assert_close(stream(layer, x, 2), whole, rtol=0, atol=1e-6)
+    assert [name for name, _ in layer.named_parameters()] == ["conv.weight"]
+
+
 def test_kernels_that_leave_holes_are_refused():
     with pytest.raises(ValueError, match="widen"):
         CausalConv1d(1, 1, 2, stride=4)

@@ -71,11 +71,22 @@ def test_training_does_not_let_the_scale_run_away(parallel):
     assert quantizer.semantic_in.weight.norm() < 1.2 * first
 
 
+def test_codebooks_wider_than_the_latents_start_as_if_they_were_as_wide():
+    """As Mimi's may be: what is wider is not used yet."""
+    latents = torch.randn(2, 8, 100)
+    wide, equal = (make(codebook_dim=width, parallel=True).train() for width in (11, 8))
+    for quantizer in (wide, equal):
+        torch.manual_seed(1)
+        quantizer.initialize(latents)
+    assert torch.equal(wide.eval().encode(latents), equal.eval().encode(latents))
+    torch.testing.assert_close(wide.decode(wide.encode(latents)), equal.decode(equal.encode(latents)))
+
+
 @pytest.mark.parametrize("options, remedy", [
     ({"semantic_codebooks": 0}, "at least 1 must be semantic"),
     ({"semantic_codebooks": 4}, "at least 1 must be semantic"),
-    ({"num_codebooks": 1}, "at least 1 must be semantic"), ({"codebook_dim": 9}, "outside 1..8"),
-    ({"codebook_dim": 0}, "outside 1..8"), ({"parallel": True}, "parallel=True needs codebook_dim"),
+    ({"num_codebooks": 1}, "at least 1 must be semantic"), ({"codebook_dim": 5000}, "outside 1..4096"),
+    ({"codebook_dim": 0}, "outside 1..4096"), ({"parallel": True}, "parallel=True needs codebook_dim"),
 ])
 def test_what_does_not_fit_is_refused(options, remedy):
     with pytest.raises(ValueError, match=remedy):
