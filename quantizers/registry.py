@@ -67,6 +67,8 @@ def build(name: str, dim: int, num_codebooks: int, codebook_size: int, **chosen:
     for size, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool):
             raise ValueError(f"{size}={value!r} must be a whole number")
+    if dim < 1:
+        raise ValueError(f"dim={dim}: latents are at least 1 wide")
     if not 1 <= num_codebooks <= MAX_CODEBOOKS:
         raise ValueError(f"num_codebooks={num_codebooks} is outside 1..{MAX_CODEBOOKS}: take fewer, larger codebooks")
     return family(name)(**sizes, **chosen)
