@@ -322,7 +322,7 @@ class Block:
 sys.meta_path.insert(0, Block())
 import quantizers
 for name in quantizers.available():
-    quantizers.build(name, dim=8, num_codebooks=1, codebook_size=16)
+    quantizers.build(name, dim=8, num_codebooks=2 if name in ("grouped_rvq", "split_rvq") else 1, codebook_size=16)
 """
     result = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
