@@ -12,6 +12,9 @@ from safetensors.torch import load_file, save_file
 import codec
 from codec.config import ConfigError
 from codec.convert import convert
+from codec.convert.encodec import read
+from codec.convert.source import Source
+from codec.training import recipe
 
 transformers = pytest.importorskip("transformers")
 
@@ -157,6 +160,11 @@ def copy(folder, to, tensors=None, **changes):
     config = json.loads((folder / "config.json").read_text()) | changes
     (to / "config.json").write_text(json.dumps(config))
     return to
+
+
+def test_the_recipe_is_the_released_model(monkeypatch):
+    monkeypatch.setattr(Source, "codec", lambda self, config: config)
+    assert read(transformers.EncodecConfig().to_dict(), {}) == recipe.load("encodec_24k").model
 
 
 def test_tensors_that_do_not_fit_are_named(folder, tmp_path):

@@ -12,6 +12,9 @@ from safetensors.torch import load_file, save_file
 import codec
 from codec.config import ConfigError
 from codec.convert import convert
+from codec.convert.mimi import read
+from codec.convert.source import Source
+from codec.training import recipe
 
 transformers = pytest.importorskip("transformers")
 
@@ -168,6 +171,11 @@ def test_old_configurations(folder, ours, tmp_path):
     """The released config.json: its frame rate is stated, and the base of the positions is a setting of its own."""
     old = copy(folder, tmp_path, without=("rope_parameters", "_frame_rate"), rope_theta=10000.0, frame_rate=1000.0, head_dim=None)
     assert codec.load(old).config == ours.config and codec.load(old).spec == ours.spec
+
+
+def test_the_recipe_is_the_released_model(monkeypatch):
+    monkeypatch.setattr(Source, "codec", lambda self, config: config)
+    assert read(transformers.MimiConfig().to_dict(), {}) == recipe.load("mimi").model
 
 
 def test_tensors_that_do_not_fit_are_named(folder, tmp_path):
