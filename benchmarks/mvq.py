@@ -1,10 +1,10 @@
-"""Multi-codebook VQ fitted to features: its error on frames it has not seen, how fast it is, and how near to Shannon's bound.
+"""Multi-codebook VQ fitted to features: error on frames it has not seen, speed, and distance from Shannon's bound.
 
     python benchmarks/mvq.py [FEATURES.npy | FOLDER] [--bytes 8] [--frames 30000] [--threads 1]
 
-FEATURES.npy is (N, D). Of a FOLDER's sound files the log-mel spectrum is taken, 64 bands every 10 ms, 8 of them in a row as
-one frame of 512 every 20 ms. Without either, 512-wide Gaussian features are made whose variance falls along their axes.
-Frames are fitted in the order they have; the last tenth is held out. Times are of the processor, and of the clock in brackets.
+FEATURES.npy is (N, D). Of a FOLDER's sound files the log-mel spectrum is taken, 64 bands every 10 ms, 8 of them in a row
+as one frame of 512 every 20 ms. Without either, 512-wide Gaussian features are made whose variance falls along their axes.
+The last tenth of the frames is held out. Times are of the processor, and of the clock in brackets.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ def main() -> None:
 
 
 def fitted_table(known: Tensor, unknown: Tensor, bytes_per_frame: int) -> list[str]:
-    lines = [f"{len(known):,} frames of {known.shape[1]} fitted at {bytes_per_frame} bytes, {len(unknown):,} held out", ""]
-    residual, seconds = timed(fit_mvq, known, bytes_per_frame, iterations=0)
-    lines.append(f"fit, residual k-means        {seconds}")
-    fitted, seconds = timed(fit_mvq, known, bytes_per_frame)
-    lines += [f"fit, joint                   {seconds}", ""]
+    sizes = f"{len(known):,} frames of {known.shape[1]} fitted at {bytes_per_frame} bytes, {len(unknown):,} held out"
+    lines = [sizes, ""]
+    residual, cpu, wall = timed(fit_mvq, known, bytes_per_frame, iterations=0)
+    lines.append(f"fit, residual k-means        {cpu:.1f} s ({wall:.1f})")
+    fitted, cpu, wall = timed(fit_mvq, known, bytes_per_frame)
+    lines += [f"fit, joint                   {cpu:.1f} s ({wall:.1f})", ""]
     predicted = fit_mvq(known, bytes_per_frame, start="predicted")
     residual.rounds, residual.beam = 0, 1
     lines.append("relative error  survive  re-encoded  used   30,000 frames in")
@@ -60,19 +61,19 @@ def fitted_table(known: Tensor, unknown: Tensor, bytes_per_frame: int) -> list[s
 
 
 def row(name: str, quantizer: MultiCodebookVQ, rows: Tensor) -> str:
-    """Relative error; the share of codes that survive decoding and encoding again, and by what factor the error then rises;
-    the share of codes in use; time."""
+    """Relative error; the share of codes that survive decoding and encoding again, and by what factor the error then
+    rises; the share of codes in use; time."""
     quantizer.encode_bytes(rows[:8])  # prepares the search
-    started, clock = time.process_time(), time.perf_counter()
-    codes = quantizer.encode_bytes(rows)
-    cpu, wall = ((end - start) * 30_000 / len(rows) for start, end in ((started, time.process_time()), (clock, time.perf_counter())))
+    codes, cpu, wall = timed(quantizer.encode_bytes, rows)
+    cpu, wall = (seconds * 30_000 / len(rows) for seconds in (cpu, wall))
     decoded = quantizer.decode_bytes(codes)
     again = quantizer.encode_bytes(decoded)
     error, later = (float((quantizer.decode_bytes(c) - rows).square().sum()) for c in (codes, again))
     power = float((rows - rows.mean(0)).square().sum())
     used = np.mean([column.unique().numel() / quantizer.codebook_size for column in codes.T])
     survive = (again == codes).float().mean()
-    return f"{name:24} {error / power:.4f}   {survive:6.1%}     x {later / error:.3f}  {used:6.1%}  {cpu:5.1f} s ({wall:.1f})"
+    idempotence = f"{survive:6.1%}     x {later / error:.3f}"
+    return f"{name:24} {error / power:.4f}   {idempotence}  {used:6.1%}  {cpu:5.1f} s ({wall:.1f})"
 
 
 def gaussian_table() -> list[str]:
@@ -82,17 +83,20 @@ def gaussian_table() -> list[str]:
     for dim, size in ((8, 1), (8, 2), (16, 2), (32, 4)):
         rows = torch.randn(24_000, dim, generator=generator)
         quantizer, unknown = fit_mvq(rows[:20_000], size), rows[20_000:]
-        error = float((quantizer.decode_bytes(quantizer.encode_bytes(unknown)) - unknown).square().mean() / unknown.square().mean())
+        decoded = quantizer.decode_bytes(quantizer.encode_bytes(unknown))
+        error = float((decoded - unknown).square().mean() / unknown.square().mean())
         bits = 8 * size / dim
         bound = 2 ** (-2 * bits)
-        lines.append(f"{dim:3} dim, {size} x 256    {bits:5.2f}    {bound:.4f}  {error:.4f}   {10 * np.log10(error / bound):.2f} dB")
+        gap = 10 * np.log10(error / bound)
+        lines.append(f"{dim:3} dim, {size} x 256    {bits:5.2f}    {bound:.4f}  {error:.4f}   {gap:.2f} dB")
     return lines
 
 
-def timed(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, str]:
+def timed(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, float, float]:
+    """The result, and the seconds of the processor and of the clock."""
     cpu, wall = time.process_time(), time.perf_counter()
     result = function(*args, **options)
-    return result, f"{time.process_time() - cpu:.1f} s ({time.perf_counter() - wall:.1f})"
+    return result, time.process_time() - cpu, time.perf_counter() - wall
 
 
 def made(count: int, dim: int = 512) -> Tensor:
@@ -127,8 +131,8 @@ def log_mel(wav: Tensor, rate: int) -> Tensor:
     """wav (T,) to (frames of 10 ms, at least 8, 64)."""
     window = round(rate * 0.025)
     wav = torch.nn.functional.pad(wav, (0, max(0, rate // 10 - wav.shape[0])))
-    spectrum = torch.stft(wav, window, rate // 100, window=torch.hann_window(window), return_complex=True).abs().square()
-    return (mel_bands(rate, window, 64) @ spectrum + 1e-6).log().T
+    spectrum = torch.stft(wav, window, rate // 100, window=torch.hann_window(window), return_complex=True)
+    return (mel_bands(rate, window, 64) @ spectrum.abs().square() + 1e-6).log().T
 
 
 def mel_bands(rate: int, window: int, bands: int) -> Tensor:
@@ -137,7 +141,8 @@ def mel_bands(rate: int, window: int, bands: int) -> Tensor:
     edges = 700 * (10 ** (np.linspace(0, top, bands + 2) / 2595) - 1)
     low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     hertz = np.fft.rfftfreq(window, 1 / rate)
-    return torch.from_numpy(np.clip(np.minimum((hertz - low) / (middle - low), (high - hertz) / (high - middle)), 0, None)).float()
+    slopes = np.minimum((hertz - low) / (middle - low), (high - hertz) / (high - middle))
+    return torch.from_numpy(np.clip(slopes, 0, None)).float()
 
 
 if __name__ == "__main__":

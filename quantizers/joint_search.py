@@ -6,23 +6,23 @@ https://arxiv.org/abs/2510.25955); the arithmetic here is of Gram matrices. Half
     E(i) = sum_n unary[n, i_n] + sum_{n<m} pairs[(n, i_n), (m, i_m)],   unary = |c|^2 / 2 - x.c,   pairs = c.c'
 
 so that once `pairs` is known (of the centers alone) and `unary` (one matrix product), the width D of x plays no part
-any more. To find the best i is NP-hard. A beam search gives indices to start from (`start`), unless they are predicted: the
-`beam` best choices for the first n codebooks are each continued with all entries of the next one. A round of refinement
-(`refine`) may then change all C indices at once:
+any more. To find the best i is NP-hard. A beam search gives indices to start from (`start`), unless they are predicted:
+the `beam` best choices for the first n codebooks are each continued with all entries of the next one. A round of
+refinement (`refine`) may then change all C indices at once:
 
 1. For every codebook the energy of each of its K entries, were the other indices to stay: unary + a sum of C - 1 rows
    of `pairs`. The present entry and the L - 1 best others are the candidates.
-2. Codebooks are merged two by two. Of a pair, every combination of candidates is scored exactly, given that the codebooks
-   outside of the pair stay; the present combination and the L - 1 best others are the candidates of the merged group.
-   The groups are merged in turn until one is left, of which the best combination is taken.
+2. Codebooks are merged two by two. Of a pair, every combination of candidates is scored exactly, given that the
+   codebooks outside of the pair stay; the present combination and the L - 1 best others are the candidates of the
+   merged group. The groups are merged in turn until one is left, of which the best combination is taken.
 
 As the present indices are among the candidates to the end, no round makes the error worse. Rounds pair the codebooks in
-different orders, which finds changes that a fixed order cannot; frames that a round leaves as they are rest from then on.
-One codebook, and two small ones, are searched in full.
+different orders, which finds changes that a fixed order cannot; frames that a round leaves as they are rest from then
+on. One codebook, and two small ones, are searched in full.
 
-Cost for one frame: of `unary`, C K D multiplications; of the beam, beam C^2 K / 2 additions; of a round, C^2 K additions for
-step 1, as rows of contiguous memory, and for step 2 at most L^2 reads of `pairs` for each of the C (C - 1) / 2 pairs of
-codebooks. `pairs` and its rearrangement take 6 (C K)^2 bytes: 25 MB for 8 codebooks of 256.
+Cost for one frame: of `unary`, C K D multiplications; of the beam, beam C^2 K / 2 additions; of a round, C^2 K additions
+for step 1, as rows of contiguous memory, and for step 2 at most L^2 reads of `pairs` for each of the C (C - 1) / 2 pairs
+of codebooks. `pairs` and its rearrangement take 6 (C K)^2 bytes: 25 MB for 8 codebooks of 256.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FULL_SIZE = 256  # two codebooks of at most so many entries are searched in full
 FULL_FRAMES = 16  # of these at once
 MAX_ENTRIES = 16_384  # of all codebooks together: 1.6 GB of pairs
 
-Group = tuple[list[Tensor], Tensor]  # entries (N, L) of each of its codebooks; gain (N, L): the change of E by each candidate
+Group = tuple[list[Tensor], Tensor]  # entries (N, L) of each of its codebooks; gain (N, L): how each would change E
 
 
 class JointSearch:
@@ -65,8 +65,8 @@ class JointSearch:
         return products(x, self.matrix, self.half_norms).reshape(x.shape[0], self.codebooks, self.size)
 
     def start(self, unary: Tensor, beam: int = BEAM) -> Tensor:
-        """unary (N, C, K) to indices (N, C): of the `beam` best choices for the codebooks so far, each is continued with every
-        entry of the next one, and the `beam` best of these go on. 1 is the greedy search of residual quantization."""
+        """unary (N, C, K) to indices (N, C): of the `beam` best choices for the codebooks so far, each is continued with
+        every entry of the next one, and the `beam` best of these go on. 1 is the greedy search of residual codes."""
         score, entry = unary[:, 0].topk(min(beam, self.size), dim=1, largest=False)
         chosen = entry[:, :, None]  # (N, beam, codebooks so far)
         for index in range(1, self.codebooks):

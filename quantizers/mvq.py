@@ -46,11 +46,11 @@ class MultiCodebookVQ(DataStartedQuantizer):
         dim: width of the latents.
         num_codebooks, codebook_size: K and the number of vectors in each.
         stages: codebooks of each stage, say (3, 3, 2), which adds up to K; one stage by default.
-        rounds: of refinement in encoding; training takes 1 or 2. 0 is no joint search at all: the classifier's indices, or
-            each codebook's nearest vector in turn.
-        start: where refinement starts: "beam" from a beam search through the codebooks in turn, "predicted" from a linear
-            classifier of the latents, as in the source of the method. `forward` trains it and `fit_mvq` fits it. The
-            beam's codes are better for the same time.
+        rounds: of refinement in encoding; training takes 1 or 2. 0 is no joint search at all: the classifier's indices,
+            or each codebook's nearest vector in turn.
+        start: where refinement starts: "beam" from a beam search through the codebooks in turn, "predicted" from a
+            linear classifier of the latents, as in the source of the method, which `forward` trains and `fit_mvq` fits.
+            The beam's codes are better for the same time.
         beam: width of that search; wider is slower and better. Training takes 8 at most.
         decay: of the moving averages that train the codebooks.
         kmeans_iters: iterations of k-means from which they start.
@@ -63,11 +63,11 @@ class MultiCodebookVQ(DataStartedQuantizer):
         super().__init__(dim, (codebook_size,) * num_codebooks)
         sizes = (num_codebooks,) if stages is None else tuple(stages)
         if min(sizes, default=0) < 1 or sum(sizes) != num_codebooks:
-            raise ValueError(f"stages={sizes}: they must be at least 1 each and add up to num_codebooks={num_codebooks}")
+            raise ValueError(f"stages={sizes}: each must be at least 1 and all add up to num_codebooks={num_codebooks}")
         if max(sizes) > 1 and max(sizes) * codebook_size > MAX_ENTRIES:
             raise ValueError(
-                f"{max(sizes)} codebooks of {codebook_size} are too many to be searched jointly (at most {MAX_ENTRIES} vectors): "
-                "use fewer or smaller ones, or more stages"
+                f"{max(sizes)} codebooks of {codebook_size} are too many to be searched jointly: have at most {MAX_ENTRIES} "
+                "vectors in a stage by fewer or smaller codebooks, or more stages"
             )
         if rounds < 0:
             raise ValueError(f"rounds={rounds}: it must be 0 or more; 5 is enough")
@@ -83,7 +83,8 @@ class MultiCodebookVQ(DataStartedQuantizer):
         self.decay, self.kmeans_iters = decay, kmeans_iters
         ends = list(itertools.accumulate(sizes))
         self.stages = tuple(Stage(n, end - size, end) for n, (size, end) in enumerate(zip(sizes, ends)))
-        self.register_buffer("codebooks", torch.empty(num_codebooks, codebook_size, dim).uniform_(-1.0, 1.0) / num_codebooks)
+        codebooks = torch.empty(num_codebooks, codebook_size, dim).uniform_(-1.0, 1.0) / num_codebooks
+        self.register_buffer("codebooks", codebooks)
         # The latents' mean and scale at the start, for accuracy and for a classifier at ease; fixed from there on.
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(()))
@@ -270,8 +271,8 @@ class MultiCodebookVQ(DataStartedQuantizer):
 
     @torch.no_grad()
     def _follow(self, stage: Stage, rows: Tensor, codes: Tensor) -> None:
-        """Move each codebook to what the others leave of rows (N, dim), one after the other: each sees the others as they
-        are by then, so that together they do not overshoot."""
+        """Move each codebook to what the others leave of rows (N, dim), one after the other: each sees the others as
+        they are by then, so that together they do not overshoot."""
         left = rows - self._vectors(stage, codes)
         for index, column in zip(range(stage.first, stage.last), codes.unbind(1)):
             target = left + self.codebooks[index][column]
@@ -280,8 +281,8 @@ class MultiCodebookVQ(DataStartedQuantizer):
             left = target - self.codebooks[index][column]
 
     def _prediction_losses(self, stage: Stage, rows: Tensor, codes: Tensor) -> Tensor:
-        """(2,): cross-entropy of the refined codes (N, C), and by how much the average prediction falls short of using all
-        codes alike. Both train the classifier alone."""
+        """(2,): cross-entropy of the refined codes (N, C), and by how much the average prediction falls short of using
+        all codes alike. Both train the classifier alone."""
         frames = max(1, rows.shape[0])
         logits = self.to_logits[stage.index](rows / self.scale).unflatten(1, (-1, self.codebook_size)).log_softmax(2)
         cross_entropy = -logits.gather(2, codes[..., None]).sum() / (frames * codes.shape[1])

@@ -40,11 +40,11 @@ def fit_mvq(
         codes = quantizer.encode_bytes(features)    # (N, 8) uint8
         features = quantizer.decode_bytes(codes)    # (N, D) float32
 
-    Alternating least squares, as additive quantization is fitted (Babenko and Lempitsky 2014; LSQ, Martinez et al. 2016,
-    https://arxiv.org/abs/1608.05477): residual k-means, then `iterations` of joint search and of the centers that are best
-    for the codes found. Ridge regression keeps centers from learning their few frames by heart: along each principal axis
-    they are shrunk by the noise left there, against the variance that they explain. The iteration with the least error on held-out
-    features is returned. 30,000 frames of 512 at 8 bytes take about a minute of one core.
+    Alternating least squares, as additive quantization is fitted (Babenko and Lempitsky 2014; LSQ, Martinez et al.
+    2016, https://arxiv.org/abs/1608.05477): residual k-means, then `iterations` of joint search and of the centers that
+    are best for the codes found. Ridge regression keeps centers from learning their few frames by heart: along each
+    principal axis they are shrunk by the noise left there, against the variance that they explain. The iteration with
+    the least error on held-out features is returned. 30,000 frames of 512 at 8 bytes take under a minute of one core.
 
     iterations: 0 leaves residual k-means. seed: of the k-means; the caller's random state is left alone.
     start: of the search, see `MultiCodebookVQ`. progress: called as (iteration, iterations, held-out relative error).
@@ -94,7 +94,8 @@ def _checked(features: Tensor | np.ndarray, bytes_per_frame: int, iterations: in
     if iterations < 0:
         raise ValueError(f"iterations={iterations}: it must be 0 or more; 6 are enough")
     if rows.shape[0] < 4 * CODEBOOK_SIZE:
-        raise ValueError(f"{rows.shape[0]} frames cannot fit {CODEBOOK_SIZE} vectors: give at least {4 * CODEBOOK_SIZE}, better 30,000")
+        least = 4 * CODEBOOK_SIZE
+        raise ValueError(f"{rows.shape[0]} frames cannot fit {CODEBOOK_SIZE} vectors: give at least {least}, better 30,000")
     rows = rows.detach().float()
     if not torch.isfinite(rows).all():
         raise ValueError("features are NaN or infinite: drop such frames, or look for them in what made the features")
@@ -140,9 +141,9 @@ def _error(centers: Tensor, rows: Tensor, codes: Tensor) -> float:
 def _least_squares(centers: Tensor, rows: Tensor, codes: Tensor) -> Tensor:
     """Centers (C, K, D) that are better for codes (N, C) of rows (N, D), by the normal equations of ridge regression.
 
-    These say that each center is the average of what the others leave of its frames, and are solved by making it so for
-    one codebook after the other, SWEEPS times (block Gauss-Seidel). How often two entries meet is all that this needs to
-    know of the codes; the frames are not looked at again.
+    These say that each center is the average of what the others leave of its frames, and are solved by making it so
+    for one codebook after the other, SWEEPS times (block Gauss-Seidel). How often two entries meet is all that this
+    needs to know of the codes; the frames are not looked at again.
     """
     codebooks, size, dim = centers.shape
     together = rows.new_zeros(codebooks, size, codebooks, size)  # frames with entry k of codebook n and l of m
@@ -153,7 +154,7 @@ def _least_squares(centers: Tensor, rows: Tensor, codes: Tensor) -> Tensor:
             if m != n:
                 pair = torch.bincount(codes[:, n] * size + codes[:, m], minlength=size * size)
                 together[n, :, m] = pair.view(size, size).to(rows.dtype)
-    counts = torch.stack([torch.bincount(column, minlength=size) for column in codes.unbind(1)]).to(rows.dtype)  # (C, K)
+    counts = torch.stack([torch.bincount(column, minlength=size) for column in codes.unbind(1)]).to(rows.dtype)
     noise = (rows - _sum(centers, codes)).square().mean(0)
     variance = rows.square().mean(0)
     ridge = SHRINKAGE * codebooks * noise / torch.maximum(variance - noise, 0.02 * variance).clamp_min(1e-20)  # (D,)

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 class JointCodebookLoss(nn.Module):
     """Cross-entropy of each codebook's index, given the student's state and the indices of the codebooks before it.
 
-    Additive codebooks share one vector between them, so an index says much about the next ones: predicting them one after
-    the other models their joint distribution (D. Povey, https://github.com/danpovey/quantization; the distillation of
+    Additive codebooks share one vector between them, so an index says much about the next ones: predicting them one
+    after the other models their joint distribution (D. Povey, https://github.com/danpovey/quantization; the distillation of
     https://arxiv.org/abs/2211.00508).
 
         loss = JointCodebookLoss(student_dim=384, num_codebooks=8, codebook_size=256)
@@ -24,16 +24,19 @@ class JointCodebookLoss(nn.Module):
 
     def __init__(self, student_dim: int, num_codebooks: int, codebook_size: int = 256) -> None:
         super().__init__()
-        for name, value, least in (("student_dim", student_dim, 1), ("num_codebooks", num_codebooks, 1), ("codebook_size", codebook_size, 2)):
-            if value < least:
-                raise ValueError(f"{name}={value}: it must be at least {least}")
+        if student_dim < 1:
+            raise ValueError(f"student_dim={student_dim}: it must be at least 1")
+        if num_codebooks < 1:
+            raise ValueError(f"num_codebooks={num_codebooks}: it must be at least 1")
+        if codebook_size < 2:
+            raise ValueError(f"codebook_size={codebook_size}: it must be at least 2")
         self.student_dim, self.num_codebooks, self.codebook_size = student_dim, num_codebooks, codebook_size
         self.heads = nn.Linear(student_dim, num_codebooks * codebook_size)
         # What is known of the codebooks before is added to the state that the head reads.
         self.embeddings = nn.Parameter(torch.randn(num_codebooks - 1, codebook_size, student_dim) * 0.02)
 
     def logits(self, hidden: Tensor, codes: Tensor) -> Tensor:
-        """hidden (B, T, D) and codes (B, K, T) to logits (B, K, T, codebook_size); those of codebook k see codes before k."""
+        """hidden (B, T, D) and codes (B, K, T) to logits (B, K, T, codebook_size), each given the codes before its own."""
         states = [hidden]
         for index in range(self.num_codebooks - 1):
             states.append(states[-1] + self.embeddings[index][codes[:, index]])
@@ -57,10 +60,12 @@ class JointCodebookLoss(nn.Module):
             raise ValueError(f"codes are {codes.dtype}: they must be integers")
         mask = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if mask is None else mask
         if mask.shape != hidden.shape[:2] or mask.dtype != torch.bool:
-            raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}: it must be bool and of shape {tuple(hidden.shape[:2])}")
+            shape = tuple(hidden.shape[:2])
+            raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}: it must be bool and of shape {shape}")
         codes = codes.long().masked_fill(~mask[:, None], 0)
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
-            raise ValueError(f"codes are in {int(codes.min())}..{int(codes.max())}: they must be below codebook_size={self.codebook_size}")
+        low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+        if low < 0 or high >= self.codebook_size:
+            raise ValueError(f"codes are in {low}..{high}: they must be below codebook_size={self.codebook_size}")
         logits = self.logits(hidden.masked_fill(~mask[..., None], 0.0), codes)
         loss = F.cross_entropy(logits.flatten(0, 2).float(), codes.flatten(), reduction="none").view(codes.shape)
         return (loss * mask[:, None]).sum() / (mask.sum() * self.num_codebooks).clamp_min(1)

@@ -23,7 +23,9 @@ def make(dim: int = 6, books: int = 4, size: int = 16, seed: int = 0, **options)
     return MultiCodebookVQ(dim, books, size, **options).eval()
 
 
-def make_training(dim: int = 6, books: int = 3, size: int = 16, seed: int = 0, **options) -> tuple[MultiCodebookVQ, Tensor]:
+def make_training(
+    dim: int = 6, books: int = 3, size: int = 16, seed: int = 0, **options
+) -> tuple[MultiCodebookVQ, Tensor]:
     quantizer = make(dim, books, size, seed, **options).train()
     quantizer.prepare_training(frames_per_step=200)
     quantizer.initialize(torch.randn(1, dim, 1000))
@@ -67,7 +69,8 @@ def test_small_searches_find_the_best_of_all_combinations(books, size):
     search = JointSearch(centers)
     unary = search.unary(x)
     found = energy(x, centers, search.refine(unary, search.start(unary, 1), 5))
-    every = [energy(x, centers, torch.tensor(i).expand(50, books)) for i in itertools.product(range(size), repeat=books)]
+    combinations = itertools.product(range(size), repeat=books)
+    every = [energy(x, centers, torch.tensor(indices).expand(50, books)) for indices in combinations]
     best = torch.stack(every).min(0).values
     share = (found <= best * (1 + 1e-5) + 1e-6).float().mean()
     assert share == 1 if books == 2 else share > 0.9
@@ -110,7 +113,8 @@ def test_a_frame_alone_has_the_codes_of_a_frame_among_many(dim, size, options):
         for frames in (1, 2, 3, 7, 8, 15, 16, 17, 100, 257):
             alone = quantizer.encode(latents[..., start : start + frames])
             assert torch.equal(alone, codes[..., start : start + frames]), (start, frames)
-    assert torch.equal(quantizer.encode(latents.reshape(dim, 4, 100).transpose(0, 1)).transpose(0, 1).flatten(1), codes[0])
+    batch = quantizer.encode(latents.reshape(dim, 4, 100).transpose(0, 1))
+    assert torch.equal(batch.transpose(0, 1).flatten(1), codes[0])
 
 
 def test_two_codebooks_searched_in_full_do_not_see_other_frames():
@@ -166,7 +170,11 @@ def test_what_changes_the_codebooks_changes_the_search():
     quantizer, latents = make(), torch.randn(1, 6, 50)
     quantizer.encode(latents)
     fresh = make(seed=5)
-    for change in (lambda: quantizer.codebooks.data.copy_(fresh.codebooks), lambda: quantizer.load_state_dict(make(seed=7).state_dict())):
+    changes = (
+        lambda: quantizer.codebooks.data.copy_(fresh.codebooks),
+        lambda: quantizer.load_state_dict(make(seed=7).state_dict()),
+    )
+    for change in changes:
         change()
         fresh.load_state_dict(quantizer.state_dict())
         assert torch.equal(quantizer.encode(latents), copy.deepcopy(fresh).encode(latents))
@@ -198,8 +206,9 @@ def test_coding_needs_torch_alone():
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"stages": (2, 3)}, "add up to num_codebooks=4"), ({"stages": (4, 0)}, "at least 1 each"), ({"stages": ()}, "at least 1"),
-    ({"rounds": -1}, "0 or more"), ({"beam": 0}, "at least 1"), ({"start": "zero"}, "beam and predicted"), ({"decay": 1.0}, r"outside \[0, 1\)"),
+    ({"stages": (2, 3)}, "add up to num_codebooks=4"), ({"stages": (4, 0)}, "at least 1"), ({"stages": ()}, "at least 1"),
+    ({"rounds": -1}, "0 or more"), ({"beam": 0}, "at least 1"), ({"start": "zero"}, "beam and predicted"),
+    ({"decay": 1.0}, r"outside \[0, 1\)"),
     ({"kmeans_iters": 0}, "at least 1"), ({"size": 8192}, "more stages"), ({"size": 1}, "outside 2..65536"),
     ({"books": 0}, "at least 1"),
 ])
@@ -244,7 +253,8 @@ def test_active_limits_the_stages_of_each_item():
     active = torch.tensor([3, 1, 1, 3])
     output = quantizer(latents, active)
     for item, k in enumerate(active.tolist()):
-        torch.testing.assert_close(output.quantized[item : item + 1], quantizer.decode(output.codes[item : item + 1, :k]))
+        expected = quantizer.decode(output.codes[item : item + 1, :k])
+        torch.testing.assert_close(output.quantized[item : item + 1], expected)
     with pytest.raises(ValueError, match="active"):
         quantizer(latents, torch.tensor([2, 1, 1, 3]))
 

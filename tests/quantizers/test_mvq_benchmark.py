@@ -24,7 +24,8 @@ def test_features_of_a_folder_and_of_an_array(tmp_path):
     soundfile.write(tmp_path / "short.wav", tone[:100], 16_000)
     features = benchmark.read(tmp_path, 1000)
     assert features.shape == (47 + 2, 512) and features.isfinite().all()  # 101 frames of 10 ms, and 11 of a padded file
-    middle = benchmark.mel_bands(16_000, 400, 64) @ torch.arange(201).float().mul(40) / benchmark.mel_bands(16_000, 400, 64).sum(1)
+    bands = benchmark.mel_bands(16_000, 400, 64)
+    middle = bands @ (40.0 * torch.arange(201)) / bands.sum(1)
     loudest = int(features[20].view(8, 64)[0].argmax())
     assert abs(middle[loudest] - 1000) < 60
     np.save(tmp_path / "x.npy", features.numpy())
@@ -38,7 +39,8 @@ def test_a_row_tells_the_error():
     rows = torch.randn(1200, 4)
     quantizer = fit_mvq(rows[:1100], 1)
     unseen = rows[1100:]
-    error = (quantizer.decode_bytes(quantizer.encode_bytes(unseen)) - unseen).square().sum() / (unseen - unseen.mean(0)).square().sum()
+    decoded = quantizer.decode_bytes(quantizer.encode_bytes(unseen))
+    error = (decoded - unseen).square().sum() / (unseen - unseen.mean(0)).square().sum()
     line = benchmark.row("one", quantizer, unseen)
     assert line.split()[:2] == ["one", f"{error:.4f}"] and "100.0%     x 1.000" in line
 
