@@ -144,23 +144,27 @@ def run_over(network: nn.Module, unit: int, out: int) -> Run:
 
 
 class Encoding:
-    """Samples (B, 1, n) to the codes (B, k, m) that are ready."""
+    """Samples (B, 1, n) to the codes (B, k, m) that are ready. Frames that the quantizer codes together come together: zeros
+    fill up the last ones, as they fill up the last frame."""
 
     def __init__(self, model, batch_size: int, num_codebooks: int):
         self._quantizer, self._k = model.quantizer, num_codebooks
+        self._group = model.frame_size * model.quantizer.frame_multiple
+        self._samples = 0
         self._run = run_over(model.encoder, model.frame_size, 1)
         self._empty = torch.zeros(batch_size, num_codebooks, 0, dtype=torch.int64, device=model.device)
         self._latents: Tensor | None = None  # of frames that the quantizer codes together with ones to come
 
     def push(self, wav: Tensor) -> Tensor:
+        self._samples += wav.shape[2]
         return torch.cat([self._empty, *(self._quantize(latents) for latents in self._run.push(wav))], 2)
 
     def finish(self, wav: Tensor | None = None) -> Tensor:
-        codes = [self._quantize(latents) for latents in self._run.finish(wav)]
-        if self._latents is not None:
-            codes.append(self._quantizer.encode(self._latents, self._k))
-            self._latents = None
-        return torch.cat([self._empty, *codes], 2)
+        wav = self._empty[:, :1].float() if wav is None else wav
+        self._samples += wav.shape[2]
+        if self._quantizer.frame_multiple > 1:
+            wav = F.pad(wav, (0, -self._samples % self._group))
+        return torch.cat([self._empty, *(self._quantize(latents) for latents in self._run.finish(wav))], 2)
 
     def _quantize(self, latents: Tensor) -> Tensor:
         multiple = self._quantizer.frame_multiple

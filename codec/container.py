@@ -448,7 +448,8 @@ class TokReader:
                 yield from self._fill(found.num_frames, before, skipped)
                 self.num_samples, self.complete = found.num_samples, True
             else:
-                self.num_samples = samples_for(self._frames, self.sample_rate, self.spec)
+                whole = self._frames // self.spec.frame_multiple * self.spec.frame_multiple  # of a live file: may end anywhere
+                self.num_samples = samples_for(whole, self.sample_rate, self.spec)
             return
 
     def _next(self) -> tuple[_Block | Totals | None, int]:

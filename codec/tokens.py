@@ -80,9 +80,11 @@ class TokenSpec:
 
 
 def frames_for(num_samples: int, sample_rate: int, spec: TokenSpec) -> int:
-    """Frames for `num_samples` of audio at `sample_rate` Hz: ceil(T / frame_size), T counted at the model's rate."""
+    """Frames for `num_samples` of audio at `sample_rate` Hz: ceil(T / frame_size), T counted at the model's rate. Where
+    codes are held for several frames, whole groups of them (`spec.frame_multiple`)."""
     at_model_rate = -(-num_samples * spec.sample_rate // sample_rate)
-    return -(-at_model_rate // spec.frame_size)
+    group = spec.frame_size * spec.frame_multiple
+    return -(-at_model_rate // group) * spec.frame_multiple
 
 
 def samples_for(num_frames: int, sample_rate: int, spec: TokenSpec) -> int:
@@ -225,9 +227,9 @@ class Tokens:
             raise ValueError(f"tokens[a:b:{frames.step}]: frames must follow each other; leave the step out")
         start, stop, _ = frames.indices(self.num_frames)
         stop = max(start, stop)
-        if start % self.spec.frame_multiple:
-            raise ValueError(f"tokens[{start}:...]: these codes are held for up to {self.spec.frame_multiple} frames: "
-                             f"start at a multiple of {self.spec.frame_multiple}")
+        if start % self.spec.frame_multiple or stop % self.spec.frame_multiple:
+            raise ValueError(f"tokens[{start}:{stop}]: these codes are held for up to {self.spec.frame_multiple} frames: "
+                             f"start and stop at multiples of {self.spec.frame_multiple}")
         lengths = (self.lengths.clamp(max=stop) - start).clamp(min=0)
         skipped = samples_for(start, self.sample_rate, self.spec)
         samples = tuple(

@@ -1,5 +1,5 @@
 """Residual vector quantization in a few dimensions by cosine (DAC, Kumar et al. 2023,
-https://arxiv.org/abs/2306.06546)."""
+https://arxiv.org/abs/2306.06546), also at several frame rates (SNAC, Siuzdak et al. 2024, https://arxiv.org/abs/2410.14411)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from quantizers.base import QuantizerOutput, usage_stats
 from quantizers.codebook import DEAD, carry, mean_square, power_of, spread
+from quantizers.multiscale_rvq import average, checked_strides
 from quantizers.processes import Processes
 from quantizers.search import products
 from quantizers.start import DataStartedQuantizer, kmeans, most_similar, principal_axes
@@ -29,22 +30,34 @@ class FactorizedResidualVQ(DataStartedQuantizer):
         dim: width of the latents.
         num_codebooks, codebook_size: K and the number of vectors in each.
         codebook_dim: width of the codebooks, at most `dim`.
+        strides: frames a code of each codebook holds for, as in "multiscale_rvq": a stage of stride s quantizes the average
+            of what is left in each group of s frames. 1 for all by default.
     """
 
-    def __init__(self, dim: int, num_codebooks: int = 9, codebook_size: int = 1024, codebook_dim: int = 8) -> None:
+    def __init__(
+        self, dim: int, num_codebooks: int = 9, codebook_size: int = 1024, codebook_dim: int = 8,
+        strides: tuple[int, ...] | None = None,
+    ) -> None:
+        self._strides = (1,) * num_codebooks if strides is None else checked_strides(strides, num_codebooks)
         super().__init__(dim, (codebook_size,) * num_codebooks)
         if not 1 <= codebook_dim <= dim:
             raise ValueError(f"codebook_dim={codebook_dim} is outside 1..{dim}, the width of the latents")
         self.stages = nn.ModuleList(FactorizedStage(dim, codebook_size, codebook_dim) for _ in range(num_codebooks))
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return self._strides
+
     def _encode(self, latents: Tensor, k: int) -> Tensor:
         batch, _, frames = latents.shape
+        mask = torch.ones(batch, frames, dtype=torch.bool, device=latents.device)
         residual = latents.mT.reshape(batch * frames, self.dim)
         codes = []
-        for stage in self.stages[:k]:
-            index = stage.search(stage.narrow(residual))
-            residual = residual - stage.widen(stage.codebook.weight[index])
-            codes.append(index.reshape(batch, frames))
+        for stage, stride in zip(self.stages[:k], self._strides):
+            means, group = average(residual, mask, stride)
+            index = stage.search(stage.narrow(means))
+            residual = residual - stage.widen(stage.codebook.weight[index])[group]
+            codes.append(index[group].reshape(batch, frames))
         return torch.stack(codes, 1)
 
     def _decode(self, codes: Tensor) -> Tensor:
@@ -60,18 +73,21 @@ class FactorizedResidualVQ(DataStartedQuantizer):
         return self.stages[index].codebook.weight
 
     def _build_trainers(self, frames_per_step: int, processes: Processes) -> nn.ModuleList:
-        return nn.ModuleList(UseCounter(size, frames_per_step, processes) for size in self.codebook_sizes)
+        return nn.ModuleList(
+            UseCounter(size, frames_per_step / stride, processes) for size, stride in zip(self.codebook_sizes, self._strides)
+        )
 
     def _start(self, rows: Tensor, mask: Tensor) -> None:
         residual = rows
-        for stage, trainer in zip(self.stages, self.trainer):
-            mean, axes = principal_axes(residual, stage.codebook_dim, trainer.processes, centered=True)
-            found = kmeans((residual - mean) @ axes.T, stage.size, KMEANS_ITERS, trainer.processes, cosine=True)
+        for stage, trainer, stride in zip(self.stages, self.trainer, self._strides):
+            means, group = average(residual, mask, stride)
+            mean, axes = principal_axes(means, stage.codebook_dim, trainer.processes, centered=True)
+            found = kmeans((means - mean) @ axes.T, stage.size, KMEANS_ITERS, trainer.processes, cosine=True)
             if found is None:
                 return
             stage.start(mean, axes, found[0])
             trainer.start_from(stage.codebook.weight)
-            residual = residual - stage.widen(stage.codebook.weight[stage.search(stage.narrow(residual))])
+            residual = residual - stage.widen(stage.codebook.weight[stage.search(stage.narrow(means))])[group]
 
     def _train_step(self, latents: Tensor, active: Tensor, mask: Tensor) -> QuantizerOutput:
         rows = latents.mT[mask]  # (N, dim): padding is seen by nothing below
@@ -82,15 +98,16 @@ class FactorizedResidualVQ(DataStartedQuantizer):
         residual, output = rows, torch.zeros_like(rows)
         codes, commitment, codebook, error = [], [], [], []
         for index, stage in enumerate(self.stages):
-            narrow = stage.narrow(residual)
+            means, group = average(residual, mask, self._strides[index])
+            narrow = stage.narrow(means)
             code = stage.search(narrow.detach())
             vectors = stage.codebook.weight[code]
             used, narrow_level = (index < reach)[:, None], mean_square(narrow - narrow.mean(0)) + 1e-8
-            commitment.append(mean_square((narrow - vectors.detach()) * used) / narrow_level)
-            codebook.append(mean_square((narrow.detach() - vectors) * used) / narrow_level.detach())
-            part = stage.widen(carry(vectors, turning(narrow)))
+            commitment.append(mean_square((narrow - vectors.detach())[group] * used) / narrow_level)
+            codebook.append(mean_square((narrow.detach() - vectors)[group] * used) / narrow_level.detach())
+            part = stage.widen(carry(vectors, turning(narrow)))[group]
             residual, output = residual - part, output + part * used
-            codes.append(code)
+            codes.append(code[group])
             error.append(mean_square(residual.detach()) / level)
             if self.training and self.trainer[index].started:
                 self.trainer[index].follow(stage.codebook.weight, narrow.detach(), code)

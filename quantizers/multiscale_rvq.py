@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -32,13 +32,7 @@ class MultiScaleResidualVQ(CodebookQuantizer):
     ) -> None:
         if strides is None:
             strides = tuple(2 ** max(0, min(3, num_codebooks - 1) - index) for index in range(num_codebooks))
-        strides = tuple(strides)
-        whole = all(isinstance(stride, int) and stride >= 1 for stride in strides)
-        if len(strides) != num_codebooks or not whole or any(a % b for a, b in zip(strides, strides[1:] + (1,))):
-            raise ValueError(f"strides={strides}: they must be {num_codebooks}, each a multiple of the next")
-        if num_codebooks and strides[-1] != 1:
-            raise ValueError(f"strides={strides}: the last must be 1, or no codebook has the rate of the frames")
-        self._strides = strides
+        self._strides = checked_strides(strides, num_codebooks)
         super().__init__(dim, num_codebooks, codebook_size, width=dim, decay=decay)
 
     @property
@@ -52,6 +46,17 @@ class MultiScaleResidualVQ(CodebookQuantizer):
             codes, vectors = visit(index, means)
             residual = residual - vectors[group]
             yield Step(codes[group], vectors[group], (means - vectors)[group])
+
+
+def checked_strides(strides: Sequence[int], num_codebooks: int) -> tuple[int, ...]:
+    """The strides as a tuple. Raises ValueError unless there is one for each codebook, and they fit each other."""
+    strides = tuple(strides)
+    whole = all(isinstance(stride, int) and stride >= 1 for stride in strides)
+    if len(strides) != num_codebooks or not whole or any(a % b for a, b in zip(strides, strides[1:] + (1,))):
+        raise ValueError(f"strides={strides}: they must be {num_codebooks}, each a multiple of the next")
+    if num_codebooks and strides[-1] != 1:
+        raise ValueError(f"strides={strides}: the last must be 1, or no codebook has the rate of the frames")
+    return strides
 
 
 def average(rows: Tensor, mask: Tensor, stride: int) -> tuple[Tensor, Tensor]:

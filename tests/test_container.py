@@ -115,21 +115,21 @@ def test_a_code_that_changes_within_its_stride_is_refused():
 def test_files_of_several_rates_and_of_codebooks_that_belong_together():
     spec = TokenSpec("slow", 16000, 320, (64, 64, 64), "0" * 16, "1" * 16, counts=(2, 3), strides=(4, 2, 1))
     rng = np.random.default_rng(0)
-    codes = np.stack([rng.integers(0, 64, 1203).repeat(stride)[:1203] for stride in spec.strides])[None]
+    codes = np.stack([rng.integers(0, 64, 1204).repeat(stride)[:1204] for stride in spec.strides])[None]
     file = io.BytesIO()
     with TokWriter(file, spec, 3, 16000) as writer:
         for part in np.split(codes, [1, 7, 600, 601], axis=2):  # live: blocks end anywhere
             writer.write(part)
             writer.flush()
-        writer.finish(1203 * 320)
+        writer.finish(1204 * 320)
     got, reader = read(file.getvalue())
     assert reader.spec == spec and np.array_equal(got, codes)
     whole = io.BytesIO()
     with TokWriter(whole, spec, 3, 16000) as writer:
         writer.write(codes)
-        writer.finish(1203 * 320)
+        writer.finish(1204 * 320)
     assert np.array_equal(read(whole.getvalue())[0], codes)
-    assert len(whole.getvalue()) < 1203 * 6 * 1.75 / 8 + 900  # 1/4 + 1/2 + 1 codes of 6 bits a frame, and the frame of the blocks
+    assert len(whole.getvalue()) < 1204 * 6 * 1.75 / 8 + 900  # 1/4 + 1/2 + 1 codes of 6 bits a frame, and the frame of the blocks
     with pytest.raises(ValueError, match="first 2, 3"):
         TokWriter(io.BytesIO(), spec, 1, 16000)
 

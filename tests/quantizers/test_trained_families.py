@@ -21,6 +21,7 @@ FAMILIES = {
     "rotation": ("rvq", 4, {"gradient": "rotation"}),
     "grouped": ("grouped_rvq", 4, {"groups": 2}),
     "factorized": ("factorized_rvq", 4, {"codebook_dim": 5}),
+    "factorized_multiscale": ("factorized_rvq", 4, {"codebook_dim": 5, "strides": (4, 2, 1, 1)}),
     "split": ("split_rvq", 4, {"semantic_codebooks": 2}),
     "split-narrow": ("split_rvq", 4, {"codebook_dim": 7}),
     "split-parallel": ("split_rvq", 4, {"codebook_dim": 7, "parallel": True}),
