@@ -66,6 +66,12 @@ LIMITS: dict[str, tuple[float, float]] = {
     "teacher_conv_channels": (1, 4096),
     "teacher_conv_kernels": (1, 255),
     "teacher_conv_strides": (1, 255),
+    "levels": (3, 65_536),
+    "layers": (0, 64),
+    "head_dim": (1, 1024),
+    "teacher_kernel_size": (1, 255),
+    "teacher_left": (0, 4096),
+    "teacher_right": (0, 4096),
     "teacher_position_kernel": (1, 1024),
     "teacher_position_groups": (1, 4096),
     "teacher_buckets": (4, 4096),
@@ -210,6 +216,20 @@ class MirroredSEANetDecoderConfig(_MirroredSEANetConfig):
 
 
 @dataclass(frozen=True)
+class WavTokenizerDecoderConfig:
+    """`codec.backbones.wavtokenizer.WavTokenizerDecoder`: `window` in samples, a multiple of the frame size."""
+
+    name: str = "wavtokenizer"
+    channels: int = 768
+    hidden: int = 2304
+    blocks: int = 12
+    kernel_size: int = 7
+    window: int = 1280
+    window_frames: int = 1500
+    overlap_frames: int = 150
+
+
+@dataclass(frozen=True)
 class DACEncoderConfig:
     """`codec.backbones.dac.DACEncoder`: `strides` multiply to the frame size, `channels` at the sample rate."""
 
@@ -271,6 +291,40 @@ class XCodecDecoderConfig:
 
 
 @dataclass(frozen=True)
+class XCodec2EncoderConfig:
+    """`codec.backbones.xcodec2.XCodec2Encoder`."""
+
+    name: str = "xcodec2"
+    channels: int = 48
+    strides: tuple[int, ...] = (2, 2, 4, 4, 5)
+    sound_dim: int = 1024
+    levels: tuple[int, ...] = (4,) * 8
+    window_frames: int = 1500
+    overlap_frames: int = 100
+    teacher_dim: int = 1024
+    teacher_layers: int = 16
+    teacher_heads: int = 16
+    teacher_hidden: int = 4096
+    teacher_kernel_size: int = 31
+    teacher_left: int = 64
+    teacher_right: int = 8
+
+
+@dataclass(frozen=True)
+class XCodec2DecoderConfig:
+    """`codec.backbones.xcodec2.XCodec2Decoder`."""
+
+    name: str = "xcodec2"
+    channels: int = 1024
+    layers: int = 12
+    heads: int = 16
+    head_dim: int = 64
+    hidden: int = 4096
+    window_frames: int = 1500
+    overlap_frames: int = 100
+
+
+@dataclass(frozen=True)
 class QuantizerConfig:
     """Arguments of `quantizers.build`; options are those that the family alone has, defaults filled in."""
 
@@ -305,11 +359,13 @@ class QuantizerConfig:
 
 EncoderConfig = Union[
     ConvNeXtEncoderConfig, SEANetEncoderConfig, SEANetTransformerEncoderConfig, DACEncoderConfig, XCodecEncoderConfig,
+    XCodec2EncoderConfig,
     MirroredSEANetEncoderConfig,
 ]
 DecoderConfig = Union[
     ConvNeXtDecoderConfig, SEANetDecoderConfig, SEANetTransformerDecoderConfig, DACDecoderConfig, XCodecDecoderConfig,
-    MirroredSEANetDecoderConfig,
+    XCodec2DecoderConfig,
+    MirroredSEANetDecoderConfig, WavTokenizerDecoderConfig,
 ]
 
 ENCODERS = {cls().name: cls for cls in typing.get_args(EncoderConfig)}

@@ -32,6 +32,10 @@ def build_encoder(config: EncoderConfig, dim: int, hop: int) -> nn.Module:
         from codec.backbones.xcodec import XCodecEncoder
 
         return XCodecEncoder(dim=dim, hop=hop, **options)
+    if config.name == "xcodec2":
+        from codec.backbones.xcodec2 import XCodec2Encoder
+
+        return XCodec2Encoder(dim=dim, hop=hop, **options)
     if config.name == "seanet_mirrored":
         from codec.backbones.seanet_mirrored import MirroredSEANetEncoder
 
@@ -59,10 +63,18 @@ def build_decoder(config: DecoderConfig, dim: int, hop: int) -> nn.Module:
         from codec.backbones.xcodec import XCodecDecoder
 
         return XCodecDecoder(dim=dim, hop=hop, **options)
+    if config.name == "xcodec2":
+        from codec.backbones.xcodec2 import XCodec2Decoder
+
+        return XCodec2Decoder(dim=dim, hop=hop, **options)
     if config.name == "seanet_mirrored":
         from codec.backbones.seanet_mirrored import MirroredSEANetDecoder
 
         return MirroredSEANetDecoder(dim=dim, hop=hop, **options)
+    if config.name == "wavtokenizer":
+        from codec.backbones.wavtokenizer import WavTokenizerDecoder
+
+        return WavTokenizerDecoder(dim=dim, hop=hop, **options)
     from codec.backbones.seanet import SEANetDecoder
 
     return SEANetDecoder(dim=dim, hop=hop, **options)

@@ -25,6 +25,7 @@ FAMILIES = {  # by "model_type"
     "speechtokenizer": "codec.convert.speechtokenizer",
     "wavtokenizer": "codec.convert.wavtokenizer",
     "xcodec": "codec.convert.xcodec",
+    "xcodec2": "codec.convert.xcodec2",
 }
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 

@@ -151,7 +151,8 @@ class Source:
             raise ConfigError(f"the tensors do not fit config.json: {'; '.join(filter(None, problems))}")
         with torch.random.fork_rng(devices=[]):  # drawing initial weights must not change the caller's random numbers
             model = Codec(config)
-        model.load_state_dict(self._state)
+        trainers = {name: value for name, value in model.state_dict().items() if name.startswith("quantizer.trainer")}
+        model.load_state_dict(trainers | self._state)
         return model.eval().requires_grad_(False)
 
 

@@ -1,4 +1,4 @@
-"""Frozen speech models whose features a codec is built on: HuBERT and WavLM, as `transformers` has them."""
+"""Frozen speech models whose features a codec is built on, as `transformers` has them: HuBERT, WavLM and w2v-BERT 2.0."""
 
 from __future__ import annotations
 
@@ -8,14 +8,28 @@ import torch
 from torch import Tensor, nn
 
 KINDS = ("hubert", "wavlm")
+QUIET = {
+    "hidden_dropout": 0.0, "activation_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "final_dropout": 0.0,
+    "layerdrop": 0.0, "apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0,
+}
 
 
-class SpeechTeacher(nn.Module):
+class Teacher(nn.Module):
+    """Never trained: without dropout and gradients, in evaluation mode whatever its parents are put into."""
+
+    def _freeze(self) -> None:
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Teacher:
+        return super().train(False)
+
+
+class SpeechTeacher(Teacher):
     """Samples (B, T) to the mean of all hidden states (B, n, dim), the inputs of the first layer among them.
 
     HuBERT (Hsu et al. 2021, https://arxiv.org/abs/2106.07447) or WavLM (Chen et al. 2021, https://arxiv.org/abs/2110.13900).
-    It is never trained: without dropout and gradients, in evaluation mode whatever its parents are put into. It attends
-    over the whole signal, and with norm="group" normalises over it.
+    It attends over the whole signal, and with norm="group" normalises over it.
 
     Args:
         kind: hubert or wavlm.
@@ -47,18 +61,13 @@ class SpeechTeacher(nn.Module):
             "conv_dim": list(conv_channels), "conv_kernel": list(conv_kernels), "conv_stride": list(conv_strides),
             "conv_bias": conv_bias, "feat_extract_norm": norm, "do_stable_layer_norm": stable,
             "num_conv_pos_embeddings": position_kernel, "num_conv_pos_embedding_groups": position_groups,
-            "hidden_dropout": 0.0, "activation_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0,
-            "final_dropout": 0.0, "layerdrop": 0.0, "apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0,
+            **QUIET,
         }
         if kind == "wavlm":
             settings |= {"num_buckets": buckets, "max_bucket_distance": max_distance}
         self.model = _build(kind, settings)
         nn.utils.parametrize.remove_parametrizations(self.model.encoder.pos_conv_embed.conv, "weight")
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> SpeechTeacher:
-        return super().train(False)
+        self._freeze()
 
     def frames(self, samples: int) -> int:
         """How many frames it makes of so many samples."""
@@ -75,6 +84,35 @@ class SpeechTeacher(nn.Module):
         return total / len(states)
 
 
+class FilterbankTeacher(Teacher):
+    """Log mel energies (B, n, bands) to features (B, n, dim): the first layers of w2v-BERT 2.0 (Barrault et al. 2023,
+    https://arxiv.org/abs/2312.05187). It attends over the whole signal.
+
+    Args:
+        bands: of the energies.
+        dim, layers, heads, hidden: of the conformer.
+        kernel_size: of its convolutions.
+        left, right: the farthest distance of relative positions to both sides.
+
+    Raises ValueError for sizes that do not fit and without the package `transformers`.
+    """
+
+    def __init__(
+        self, bands: int, dim: int, layers: int, heads: int, hidden: int, kernel_size: int, left: int, right: int
+    ):
+        super().__init__()
+        self.model = _build("w2v-bert", {
+            "feature_projection_input_dim": bands, "hidden_size": dim, "num_hidden_layers": layers, "num_attention_heads": heads,
+            "intermediate_size": hidden, "conv_depthwise_kernel_size": kernel_size, "left_max_position_embeddings": left,
+            "right_max_position_embeddings": right, "conformer_conv_dropout": 0.0, **QUIET,
+        })
+        self._freeze()
+
+    @torch.no_grad()
+    def forward(self, energies: Tensor) -> Tensor:
+        return self.model(energies).last_hidden_state
+
+
 def _build(kind: str, settings: dict) -> nn.Module:
     try:
         import transformers
@@ -83,5 +121,6 @@ def _build(kind: str, settings: dict) -> nn.Module:
     config, model = {
         "hubert": (transformers.HubertConfig, transformers.HubertModel),
         "wavlm": (transformers.WavLMConfig, transformers.WavLMModel),
+        "w2v-bert": (transformers.Wav2Vec2BertConfig, transformers.Wav2Vec2BertModel),
     }[kind]
     return model(config(**settings))
