@@ -250,6 +250,27 @@ class DACDecoderConfig:
 
 
 @dataclass(frozen=True)
+class SNACEncoderConfig:
+    """`codec.backbones.snac.SNACEncoder`: `strides` multiply to the frame size, `channels` at the sample rate."""
+
+    name: str = "snac"
+    channels: int = 48
+    strides: tuple[int, ...] = (2, 4, 8, 8)
+    depthwise: bool = True
+
+
+@dataclass(frozen=True)
+class SNACDecoderConfig:
+    """`codec.backbones.snac.SNACDecoder`: `channels` at the frame rate."""
+
+    name: str = "snac"
+    channels: int = 1024
+    strides: tuple[int, ...] = (8, 8, 4, 2)
+    depthwise: bool = True
+    noise: bool = True
+
+
+@dataclass(frozen=True)
 class XCodecEncoderConfig:
     """`codec.backbones.xcodec.XCodecEncoder`: a DAC encoder, and a teacher (HuBERT-base where nothing else is said)."""
 
@@ -358,12 +379,14 @@ class QuantizerConfig:
 
 
 EncoderConfig = Union[
-    ConvNeXtEncoderConfig, SEANetEncoderConfig, SEANetTransformerEncoderConfig, DACEncoderConfig, XCodecEncoderConfig,
+    ConvNeXtEncoderConfig, SEANetEncoderConfig, SEANetTransformerEncoderConfig, DACEncoderConfig, SNACEncoderConfig,
+    XCodecEncoderConfig,
     XCodec2EncoderConfig,
     MirroredSEANetEncoderConfig,
 ]
 DecoderConfig = Union[
-    ConvNeXtDecoderConfig, SEANetDecoderConfig, SEANetTransformerDecoderConfig, DACDecoderConfig, XCodecDecoderConfig,
+    ConvNeXtDecoderConfig, SEANetDecoderConfig, SEANetTransformerDecoderConfig, DACDecoderConfig, SNACDecoderConfig,
+    XCodecDecoderConfig,
     XCodec2DecoderConfig,
     MirroredSEANetDecoderConfig, WavTokenizerDecoderConfig,
 ]

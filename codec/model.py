@@ -165,7 +165,8 @@ class Codec(nn.Module):
             num_codebooks, bitrate: quality; all codebooks by default. `bitrate` in bit/s for each channel.
             lengths: (batch,) valid samples of each item; what lies behind them is padding and changes nothing.
 
-        Returns tokens with codes (batch * channels, K, frames), frames = ceil(T / frame_size).
+        Returns tokens with codes (batch * channels, K, frames), frames = ceil(T / frame_size), in whole groups where codes are
+        held for several frames.
         Raises ValueError for audio that is empty, not finite or of another shape.
         """
         rate = self.sample_rate if sample_rate is None else sample_rate
@@ -199,13 +200,15 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def encode_frames(self, wav: Tensor, num_codebooks: int, lengths: list[int] | None = None) -> Tensor:
-        """wav (B, 1, T) at the model's rate to codes (B, k, ceil(T / frame_size)).
+        """wav (B, 1, T) at the model's rate to codes (B, k, ceil(T / frame_size)), in whole groups of the frames that
+        the quantizer codes together.
 
         lengths (B,): valid samples of each row, zeros behind them. Valid frames are those that the row has alone.
         """
         if lengths is None or _indifferent(self.encoder):
             return self._encode_together(wav, num_codebooks)
-        frames = [-(-n // self.frame_size) for n in lengths]
+        together = self.quantizer.frame_multiple
+        frames = [-(-n // (self.frame_size * together)) * together for n in lengths]
         codes = torch.zeros(wav.shape[0], num_codebooks, max(frames), dtype=torch.int64, device=wav.device)
         alike = lengths if self.encoder.ragged else [n * self.frame_size for n in frames]
         for length, rows in _groups(alike).items():

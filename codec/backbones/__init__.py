@@ -24,6 +24,10 @@ def build_encoder(config: EncoderConfig, dim: int, hop: int) -> nn.Module:
         from codec.backbones.dac import DACEncoder
 
         return DACEncoder(dim=dim, hop=hop, **options)
+    if config.name == "snac":
+        from codec.backbones.snac import SNACEncoder
+
+        return SNACEncoder(dim=dim, hop=hop, **options)
     if config.name == "seanet_transformer":
         from codec.backbones.seanet_transformer import SEANetTransformerEncoder
 
@@ -55,6 +59,10 @@ def build_decoder(config: DecoderConfig, dim: int, hop: int) -> nn.Module:
         from codec.backbones.dac import DACDecoder
 
         return DACDecoder(dim=dim, hop=hop, **options)
+    if config.name == "snac":
+        from codec.backbones.snac import SNACDecoder
+
+        return SNACDecoder(dim=dim, hop=hop, **options)
     if config.name == "seanet_transformer":
         from codec.backbones.seanet_transformer import SEANetTransformerDecoder
 

@@ -22,6 +22,7 @@ FAMILIES = {  # by "model_type"
     "dac": "codec.convert.dac",
     "encodec": "codec.convert.encodec",
     "mimi": "codec.convert.mimi",
+    "snac": "codec.convert.snac",
     "speechtokenizer": "codec.convert.speechtokenizer",
     "wavtokenizer": "codec.convert.wavtokenizer",
     "xcodec": "codec.convert.xcodec",

@@ -44,9 +44,9 @@ def take_encoder(source: Source, blocks: int, own: str, theirs: str) -> None:
     for index in range(blocks):
         block, published = f"{own}.blocks.{index}", f"{theirs}.block.{index}"
         _take_units(source, block, published)
-        _take_snake(source, f"{block}.snake", f"{published}.snake1")
+        take_snake(source, f"{block}.snake", f"{published}.snake1")
         take_conv(source, f"{block}.conv", f"{published}.conv1")
-    _take_snake(source, f"{own}.snake", f"{theirs}.snake1")
+    take_snake(source, f"{own}.snake", f"{theirs}.snake1")
     take_conv(source, f"{own}.conv2", f"{theirs}.conv2")
 
 
@@ -55,10 +55,10 @@ def take_decoder(source: Source, blocks: int, own: str, theirs: str) -> None:
     take_conv(source, f"{own}.conv1", f"{theirs}.conv1")
     for index in range(blocks):
         block, published = f"{own}.blocks.{index}", f"{theirs}.block.{index}"
-        _take_snake(source, f"{block}.snake", f"{published}.snake1")
+        take_snake(source, f"{block}.snake", f"{published}.snake1")
         take_conv(source, f"{block}.conv", f"{published}.conv_t1")
         _take_units(source, block, published)
-    _take_snake(source, f"{own}.snake", f"{theirs}.snake1")
+    take_snake(source, f"{own}.snake", f"{theirs}.snake1")
     take_conv(source, f"{own}.conv2", f"{theirs}.conv2")
 
 
@@ -75,7 +75,7 @@ def take_conv(source: Source, own: str, theirs: str) -> None:
     source.take(f"{own}.bias", f"{theirs}.bias")
 
 
-def _take_snake(source: Source, own: str, theirs: str) -> None:
+def take_snake(source: Source, own: str, theirs: str) -> None:
     source.take(f"{own}.alpha", f"{theirs}.alpha", lambda alpha: alpha.squeeze(0))
 
 
@@ -83,5 +83,5 @@ def _take_units(source: Source, own: str, theirs: str) -> None:
     for index in range(3):
         unit, published = f"{own}.units.{index}", f"{theirs}.res_unit{index + 1}"
         for number in (1, 2):
-            _take_snake(source, f"{unit}.snake{number}", f"{published}.snake{number}")
+            take_snake(source, f"{unit}.snake{number}", f"{published}.snake{number}")
             take_conv(source, f"{unit}.conv{number}", f"{published}.conv{number}")

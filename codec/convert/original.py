@@ -15,6 +15,7 @@ from torch import Tensor
 from codec.config import MAX_BYTES, ConfigError
 
 SPEECHTOKENIZER = {"n_filters", "strides", "dimension", "n_q", "bidirectional"}  # DM-Codec's are the same
+SNAC = {"sampling_rate", "encoder_rates", "decoder_rates", "vq_strides"}
 WAVTOKENIZER = {"feature_extractor", "backbone", "head"}
 PICKLES = {".pt", ".pth", ".bin", ".ckpt"}
 NESTED = ("generator", "state_dict")  # where trainers keep the model's tensors
@@ -24,6 +25,8 @@ def family(config: dict[str, Any]) -> str | None:
     """The name of the family whose settings these are, or None."""
     if SPEECHTOKENIZER <= config.keys():
         return "speechtokenizer"
+    if SNAC <= config.keys():
+        return "snac"
     return "wavtokenizer" if WAVTOKENIZER <= parts(config).keys() else None
 
 
