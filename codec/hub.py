@@ -127,7 +127,9 @@ class _Undrawn(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function in self.METHODS or getattr(function, "__module__", None) == "torch.nn.init":
+        if function in self.METHODS:
+            return args[0].zero_()  # torch draws a truncated normal distribution again until all numbers lie inside
+        if getattr(function, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return function(*args, **kwargs)
 
