@@ -70,7 +70,7 @@ class MirroredSEANetEncoder(Network):
     ):
         super().__init__()
         check(strides, hop, activation)
-        self.window = window(window_frames, overlap_frames)
+        self.window = grid(window_frames, overlap_frames)
         layers: list[nn.Module] = [PaddedConv1d(1, channels, kernel_size)]
         for stride in strides:
             for j in range(residual_layers):
@@ -100,7 +100,7 @@ class MirroredSEANetDecoder(Network):
     ):
         super().__init__()
         check(strides, hop, activation)
-        self.window = window(window_frames, overlap_frames)
+        self.window = grid(window_frames, overlap_frames)
         channels *= 2 ** len(strides)
         layers: list[nn.Module] = [PaddedConv1d(dim, channels, kernel_size)]
         if lstm_layers:
@@ -124,7 +124,7 @@ def check(strides: Sequence[int], hop: int, activation: str) -> None:
         raise ValueError(f"activation={activation!r}: there is {', '.join(ACTIVATIONS)}")
 
 
-def window(frames: int, overlap: int) -> tuple[int, int]:
+def grid(frames: int, overlap: int) -> tuple[int, int]:
     if not 0 <= overlap < frames:
         raise ValueError(f"windows of {frames} frames cannot overlap by {overlap}: take less than a window")
     return frames, overlap
