@@ -20,6 +20,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from quantizers.joint_search import BEAM
 from quantizers.mvq import MultiCodebookVQ
 from quantizers.mvq_fit import fit_mvq
 
@@ -53,8 +54,8 @@ def fitted_table(known: Tensor, unknown: Tensor, bytes_per_frame: int) -> list[s
     residual.rounds, residual.beam = 0, 1
     lines.append("relative error  survive  re-encoded  used   30,000 frames in")
     lines.append(row("residual k-means, greedy", residual, unknown))
-    for name, quantizer in (("predicted", predicted), ("beam 1", fitted), ("beam 32", fitted)):
-        quantizer.beam = 1 if name == "beam 1" else 32
+    for name, quantizer in (("predicted", predicted), ("beam 1", fitted), (f"beam {BEAM}", fitted)):
+        quantizer.beam = 1 if name == "beam 1" else BEAM
         for quantizer.rounds in (0, 1, 3, 5):
             lines.append(row(f"{name}, {quantizer.rounds} rounds", quantizer, unknown))
     return lines

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from quantizers.search import MANY_ROWS, products
 
 BLOCK_FRAMES = MANY_ROWS  # so many frames at once that what is worked on stays in a CPU's caches
-BEAM = 32
+BEAM = 48
 WIDTHS = (32, 16)  # L of one codebook, and of merged ones
 FULL_SIZE = 256  # two codebooks of at most so many entries are searched in full
 FULL_FRAMES = 16  # of these at once
