@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from codec.backbones.base import Network
 from codec.backbones.dac import check_strides
+from codec.nn.fast_linear import FastLinear
 from codec.nn.fbank import Filterbank
 from codec.nn.snake_beta import SnakeBeta
 from codec.nn.stft import OverlapAdd, hann, inverse_dft_basis
@@ -150,9 +151,9 @@ class Layer(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm_attention, self.norm_mlp = nn.RMSNorm(channels, eps=1e-6), nn.RMSNorm(channels, eps=1e-6)
-        self.qkv = nn.Linear(channels, 3 * heads * head_dim, bias=False)
-        self.out = nn.Linear(heads * head_dim, channels, bias=False)
-        self.expand, self.project = nn.Linear(channels, hidden, bias=False), nn.Linear(hidden, channels, bias=False)
+        self.qkv = FastLinear(channels, 3 * heads * head_dim, bias=False)
+        self.out = FastLinear(heads * head_dim, channels, bias=False)
+        self.expand, self.project = FastLinear(channels, hidden, bias=False), FastLinear(hidden, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, frames, _ = x.shape

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from codec.nn.fast_linear import make_fast
+
 KINDS = ("hubert", "wavlm")
 QUIET = {
     "hidden_dropout": 0.0, "activation_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "final_dropout": 0.0,
@@ -18,6 +20,7 @@ class Teacher(nn.Module):
     """Never trained: without dropout and gradients, in evaluation mode whatever its parents are put into."""
 
     def _freeze(self) -> None:
+        make_fast(self)
         self.requires_grad_(False)
         self.eval()
 
