@@ -11,12 +11,15 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from codec.backbones.base import Network
+from codec.nn.activations import elu
 from codec.nn.conv import CausalConv1d, CausalConvTranspose1d
 from codec.nn.lstm import ResidualLSTM
-from codec.nn.state import State, run
+from codec.nn.state import State, run, run_sliced
+
+SLICE_NUMBERS = 1_500_000  # in the widest activation of a slice
+FEW_NUMBERS = 5_000  # a frame: layers of so few, with their many weights, run on all frames at once
 
 
 class Activated(nn.Module):
@@ -27,7 +30,7 @@ class Activated(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        return self.layer(F.elu(x), state)
+        return self.layer(elu(x), state)
 
 
 class ResidualUnit(nn.Module):
@@ -73,6 +76,7 @@ class SEANetEncoder(Network):
         super().__init__()
         _check_strides(strides, hop)
         self.hop, self.ragged = hop, ragged
+        fine, widest = _fine_strides(strides, channels)
         layers: list[nn.Module] = [CausalConv1d(1, channels, kernel_size, padding=padding)]
         for stride in strides:
             layers += _units(channels, residual_layers, residual_kernel_size, dilation_base, compress, conv_shortcut, padding)
@@ -83,9 +87,14 @@ class SEANetEncoder(Network):
         layers += [Activated(CausalConv1d(channels, dim, last_kernel_size or kernel_size, padding=padding))]
         self.layers = nn.ModuleList(layers)
         self.start_frames = start_frames(self, hop)
+        self._fine = 1 + fine * (residual_layers + 1)
+        self._slice = hop * max(self.start_frames, SLICE_NUMBERS // widest)
 
     def forward(self, wav: Tensor, state: State | None = None, last: bool = False) -> tuple[Tensor, State]:
-        return run(self.layers, wav, state)
+        fine, coarse = (None, None) if state is None else state
+        x, fine = run_sliced(self.layers[: self._fine], wav, fine, self._slice)
+        x, coarse = run(self.layers[self._fine :], x, coarse)
+        return x, (fine, coarse)
 
 
 class SEANetDecoder(Network):
@@ -102,6 +111,7 @@ class SEANetDecoder(Network):
         super().__init__()
         _check_strides(strides, hop)
         self.hop = hop
+        fine, widest = _fine_strides(strides[::-1], channels)
         channels *= 2 ** len(strides)
         layers: list[nn.Module] = [CausalConv1d(dim, channels, kernel_size, padding=padding)]
         if lstm_layers:
@@ -113,9 +123,20 @@ class SEANetDecoder(Network):
         layers += [Activated(CausalConv1d(channels, 1, last_kernel_size or kernel_size, padding=padding))]
         self.layers = nn.ModuleList(layers)
         self.start_frames = start_frames(self, 1)
+        self._fine = len(self.layers) - 1 - fine * (residual_layers + 1)
+        self._slice = hop // math.prod(strides[len(strides) - fine :]) * max(self.start_frames, SLICE_NUMBERS // widest)
 
     def forward(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        return run(self.layers, latents, state)
+        coarse, fine = (None, None) if state is None else state
+        x, coarse = run(self.layers[: self._fine], latents, coarse)
+        x, fine = run_sliced(self.layers[self._fine :], x, fine, self._slice)
+        return x, (coarse, fine)
+
+
+def _fine_strides(strides: Sequence[int], channels: int) -> tuple[int, int]:
+    """How many of the strides, from the sample rate on, lead to `FEW_NUMBERS` a frame, and the most numbers of a frame."""
+    numbers = [channels * 2**index * math.prod(strides[index:]) for index in range(len(strides) + 1)]
+    return next((index for index, number in enumerate(numbers) if number <= FEW_NUMBERS), len(strides)), max(numbers)
 
 
 def start_frames(network: nn.Module, inputs: int) -> int:

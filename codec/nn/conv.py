@@ -54,6 +54,8 @@ class CausalConv1d(nn.Module):
         if mode == "reflect" and x.shape[2] <= left:
             zeros = left + 1 - x.shape[2]
             return F.pad(F.pad(x, (0, zeros)), (left, right), mode)[..., :-zeros]
+        if mode == "reflect" and not right:  # torch's own is several times as slow
+            return torch.cat([x[..., 1 : left + 1].flip(2), x], dim=2) if left else x
         return F.pad(x, (left, right), mode) if left or right else x
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Union
 
+import torch
 from torch import Tensor
 
 State = Union[Tensor, tuple["State", ...]]
@@ -16,3 +17,15 @@ def run(layers, x: Tensor, state: tuple[State, ...] | None) -> tuple[Tensor, tup
         x, new = layer(x, None if state is None else state[index])
         states.append(new)
     return x, tuple(states)
+
+
+def run_sliced(layers, x: Tensor, state: tuple[State, ...] | None, size: int) -> tuple[Tensor, tuple[State, ...]]:
+    """As `run`, for layers on (B, C, T), over slices of `size` steps one after the other, where no gradients are asked for:
+    what lies between the layers then stays small and in the cache."""
+    if x.shape[2] <= size or torch.is_grad_enabled():
+        return run(layers, x, state)
+    parts = []
+    for part in x.split(size, dim=2):
+        y, state = run(layers, part, state)
+        parts.append(y)
+    return torch.cat(parts, dim=2), state
