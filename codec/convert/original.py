@@ -63,7 +63,8 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     found = sorted(path for path in directory.iterdir() if path.suffix in PICKLES)
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise ConfigError(f"{directory}: one file of weights is needed, model.safetensors or .pt, .pth, .bin, .ckpt: there is {names}")
+        raise ConfigError(f"{directory}: one file of weights is needed, model.safetensors or {', '.join(sorted(PICKLES))}: "
+                          f"there is {names}")
     path = found[0]
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
