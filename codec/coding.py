@@ -39,22 +39,20 @@ class Causal:
         yield from self._run(x, ready)
 
     def finish(self, x: Tensor | None = None) -> Iterator[Tensor]:
-        if x is not None:
-            yield from self.push(x)
-        x = self._pending
-        if x is None or x.shape[2] == 0:
+        parts = [part for part in (self._pending, x) if part is not None]
+        if not parts:
             return
-        if self.network.ragged:
-            self._pending = x[..., :0]
-            yield self.network(x, self._state, last=True)[0]
-        else:
+        x = torch.cat(parts, 2)
+        if not self.network.ragged:
             x = F.pad(x, (0, -x.shape[2] % self.unit))
-            yield from self._run(x, x.shape[2] // self.unit)
+        yield from self._run(x, -(-x.shape[2] // self.unit), last=self.network.ragged)
 
-    def _run(self, x: Tensor, frames: int) -> Iterator[Tensor]:
+    def _run(self, x: Tensor, frames: int, last: bool = False) -> Iterator[Tensor]:
         self._pending = x[..., frames * self.unit :].clone()  # a view would keep the whole chunk alive
         for start, stop in _blocks(0, frames, min(BLOCK_FRAMES, self.network.block_frames)):
-            y, self._state = self.network(x[..., start * self.unit : stop * self.unit], self._state)
+            part = x[..., start * self.unit : stop * self.unit]
+            ending = {"last": True} if last and stop == frames else {}
+            y, self._state = self.network(part, self._state, **ending)
             yield y
 
 

@@ -92,7 +92,7 @@ class SEANetEncoder(Network):
 
     def forward(self, wav: Tensor, state: State | None = None, last: bool = False) -> tuple[Tensor, State]:
         fine, coarse = (None, None) if state is None else state
-        x, fine = run_sliced(self.layers[: self._fine], wav, fine, self._slice)
+        x, fine = run_sliced(self.layers[: self._fine], wav, fine, self._slice, self.hop)
         x, coarse = run(self.layers[self._fine :], x, coarse)
         return x, (fine, coarse)
 
@@ -129,7 +129,7 @@ class SEANetDecoder(Network):
     def forward(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         coarse, fine = (None, None) if state is None else state
         x, coarse = run(self.layers[: self._fine], latents, coarse)
-        x, fine = run_sliced(self.layers[self._fine :], x, fine, self._slice)
+        x, fine = run_sliced(self.layers[self._fine :], x, fine, self._slice, 1)
         return x, (coarse, fine)
 
 

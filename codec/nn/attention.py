@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codec.nn.linear import Linear
+from codec.nn.products import Linear
 from codec.nn.state import State
 
 

@@ -6,7 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec.nn.products import linear
+
+LARGE_WEIGHTS = ((4_000_000, 128), (100_000, 16))  # numbers of weights, and for how many outputs they are then read in vain
 PADDINGS = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate"}  # ours to those of torch
+
+
+def prefers_product(weight: Tensor, outputs: int) -> bool:
+    """Whether a plain matrix product is faster for so few outputs: a CPU's convolutions rearrange all weights at every call.
+    Not with gradients."""
+    if weight.device.type != "cpu" or torch.is_grad_enabled():
+        return False
+    return any(weight.numel() >= numbers and outputs <= most for numbers, most in LARGE_WEIGHTS)
 
 
 class CausalConv1d(nn.Module):
@@ -43,8 +54,17 @@ class CausalConv1d(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = self._padded(x, state)  # (B, C, history + n * stride)
+        steps = (x.shape[2] - self.history) // self.stride
+        y = self._product(x, steps) if prefers_product(self.conv.weight, x.shape[0] * steps) else self.conv(x)
         # Cloned: a view would keep the whole block alive until the next one.
-        return self.conv(x), x[..., x.shape[2] - self.history :].clone()
+        return y, x[..., x.shape[2] - self.history :].clone()
+
+    def _product(self, x: Tensor, steps: int) -> Tensor:
+        """The convolution as one matrix product."""
+        kernel, dilation = self.conv.kernel_size[0], self.conv.dilation[0]
+        windows = x.unfold(2, (kernel - 1) * dilation + 1, self.stride)[..., ::dilation]  # (B, C, n, kernel)
+        rows = windows.permute(0, 2, 1, 3).flatten(2)  # (B, n, C * kernel)
+        return linear(rows, self.conv.weight.flatten(1), self.conv.bias).mT
 
     def _padded(self, x: Tensor, past: Tensor | None) -> Tensor:
         left, right, mode = self.history, -x.shape[2] % self.stride, PADDINGS[self.padding]
@@ -72,14 +92,28 @@ class CausalConvTranspose1d(nn.Module):
         super().__init__()
         if kernel_size < stride:
             raise ValueError(f"a kernel of {kernel_size} leaves holes at stride {stride}: take at least {stride}")
-        self.overlap = kernel_size - stride
+        self.overlap, self.whole = kernel_size - stride, groups == 1 and kernel_size % stride == 0
         self.conv = nn.ConvTranspose1d(channels, out_channels, kernel_size, stride=stride, bias=False, groups=groups)
         self.bias = nn.Parameter(torch.zeros(out_channels, 1)) if bias else None
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        y = self.conv(x)  # (B, C', n * stride + overlap)
+        product = self.whole and prefers_product(self.conv.weight, x.shape[0] * x.shape[2])
+        y = self._product(x) if product else self.conv(x)  # (B, C', n * stride + overlap)
         if state is not None:
             y = y + F.pad(state, (0, y.shape[2] - self.overlap))
         finished = y.shape[2] - self.overlap
         whole = y[..., :finished]
         return whole if self.bias is None else whole + self.bias, y[..., finished:].clone()
+
+    def _product(self, x: Tensor) -> Tensor:
+        """The transposed convolution without bias as one matrix product, whose results overlap."""
+        weight = self.conv.weight  # (C, C', kernel)
+        batch, _, steps = x.shape
+        channels, kernel = weight.shape[1:]
+        stride, overlaps = kernel - self.overlap, kernel // (kernel - self.overlap)
+        parts = linear(x.mT, weight.flatten(1).T)  # (B, n, C' * kernel)
+        parts = parts.view(batch, steps, channels, overlaps, stride).permute(3, 0, 2, 1, 4)  # (overlaps, B, C', n, stride)
+        y = x.new_zeros(batch, channels, steps + overlaps - 1, stride)
+        for index, part in enumerate(parts):
+            y[:, :, index : index + steps] += part
+        return y.flatten(2)

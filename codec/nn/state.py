@@ -19,13 +19,14 @@ def run(layers, x: Tensor, state: tuple[State, ...] | None) -> tuple[Tensor, tup
     return x, tuple(states)
 
 
-def run_sliced(layers, x: Tensor, state: tuple[State, ...] | None, size: int) -> tuple[Tensor, tuple[State, ...]]:
-    """As `run`, for layers on (B, C, T), over slices of `size` steps one after the other, where no gradients are asked for:
-    what lies between the layers then stays small and in the cache."""
-    if x.shape[2] <= size or torch.is_grad_enabled():
+def run_sliced(layers, x: Tensor, state: tuple[State, ...] | None, size: int, unit: int) -> tuple[Tensor, tuple[State, ...]]:
+    """As `run`, for layers on (B, C, T), over equal slices of about `size` steps (a multiple of `unit`) one after the other,
+    where no gradients are asked for: what lies between the layers then stays small and in the cache."""
+    count = x.shape[2] // size
+    if count < 2 or torch.is_grad_enabled():
         return run(layers, x, state)
     parts = []
-    for part in x.split(size, dim=2):
+    for part in x.split(-(-x.shape[2] // (count * unit)) * unit, dim=2):
         y, state = run(layers, part, state)
         parts.append(y)
     return torch.cat(parts, dim=2), state

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from codec.backbones import build_decoder, build_encoder
+from codec.backbones import build_decoder, build_encoder, seanet
 from codec.config import (
     CodecConfig, QuantizerConfig, SEANetDecoderConfig, SEANetEncoderConfig, SEANetTransformerDecoderConfig,
     SEANetTransformerEncoderConfig,
@@ -93,6 +93,21 @@ def test_a_ragged_end_is_not_silence():
     ragged, silent = model.encoder(wav)[0], model.encoder(padded)[0]
     torch.testing.assert_close(ragged[..., :9], silent[..., :9], rtol=0, atol=1e-6)
     assert (ragged[..., 9] - silent[..., 9]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["seanet", "seanet_transformer"])
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+@pytest.mark.parametrize("few", [1, 40, 10_000])
+def test_slices_change_nothing(monkeypatch, kind, padding, few):
+    """Wherever the layers that run in slices end, and ragged ends within the last slice."""
+    monkeypatch.setattr(seanet, "FEW_NUMBERS", few)
+    monkeypatch.setattr(seanet, "SLICE_NUMBERS", 1)
+    model, wav, latents = make(kind, padding=padding, ragged=True), torch.randn(2, 1, 41 * HOP + 7), torch.randn(2, 12, 41)
+    for network, x in ((model.encoder, wav), (model.decoder, latents)):
+        whole, _ = network(x)  # with gradients asked for, all at once
+        with torch.no_grad():
+            sliced, _ = network(x)
+        torch.testing.assert_close(sliced, whole, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["seanet", "seanet_transformer"])

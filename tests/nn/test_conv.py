@@ -5,6 +5,7 @@ import torch
 from streaming import stream
 from torch.nn import functional as F
 
+from codec.nn import conv
 from codec.nn.conv import CausalConv1d, CausalConvTranspose1d
 
 KERNELS = [(1, 1, 1), (7, 1, 1), (3, 1, 4), (4, 2, 1), (8, 4, 1), (5, 5, 1), (5, 3, 2)]  # kernel, stride, dilation
@@ -98,6 +99,24 @@ def test_grouped_transposed_convolution_without_bias():
         torch.testing.assert_close(whole, F.conv_transpose1d(x, layer.conv.weight, stride=2, groups=4)[..., :60])
         torch.testing.assert_close(stream(layer, x, 2), whole, rtol=0, atol=1e-6)
     assert [name for name, _ in layer.named_parameters()] == ["conv.weight"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kernel, stride, dilation", KERNELS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_few_outputs_of_many_weights_are_one_product(monkeypatch, kernel, stride, dilation, bias):
+    torch.manual_seed(0)
+    layer, x = CausalConv1d(3, 5, kernel, stride=stride, dilation=dilation, bias=bias), torch.randn(2, 3, 12 * stride)
+    back = CausalConvTranspose1d(3, 5, max(kernel, stride), stride, bias=bias)
+    expected, expected_back = layer(x)[0], back(x)[0]
+    monkeypatch.setattr(conv, "LARGE_WEIGHTS", ((0, 1000),))
+    assert conv.prefers_product(layer.conv.weight, 12)
+    torch.testing.assert_close(layer(x)[0], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(back(x)[0], expected_back, rtol=0, atol=1e-5)
+    torch.testing.assert_close(stream(layer, x, 2, unit=stride), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(stream(back, x, 2), expected_back, rtol=0, atol=1e-5)
+    with torch.enable_grad():
+        assert not conv.prefers_product(layer.conv.weight, 12)
 
 
 def test_kernels_that_leave_holes_are_refused():
