@@ -28,7 +28,7 @@ def run_two(fn: Callable[..., Any], *args: Any, timeout: float = 60.0) -> list[A
                 for process in context.processes:
                     process.kill()
                 raise TimeoutError(f"{fn.__name__} did not end within {timeout:g} s: a process waits for the other")
-        return [torch.load(Path(folder, f"result-{rank}"), weights_only=False) for rank in range(PROCESSES)]
+        return [torch.load(Path(folder, f"result-{rank}"), weights_only=True) for rank in range(PROCESSES)]
 
 
 def _process(rank: int, fn: Callable[..., Any], folder: str, args: tuple[Any, ...]) -> None:
