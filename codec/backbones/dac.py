@@ -33,7 +33,7 @@ class ResidualUnit(nn.Module):
         self.conv2 = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(self.snake2(self.conv1(self.snake1(x))))
+        return self.conv2(self.snake2(self.conv1(self.snake1(x)), reuse=True)).add_(x)
 
 
 class DownBlock(nn.Module):
@@ -46,11 +46,12 @@ class DownBlock(nn.Module):
         self.conv = nn.Conv1d(channels, 2 * channels, 2 * stride, stride=stride, padding=math.ceil(stride / 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(self.snake(self.units(x)))
+        return self.conv(self.snake(self.units(x), reuse=True))
 
 
 class UpBlock(nn.Module):
-    """A transposed convolution to half the channels, then residual units. (B, C, n) to (B, C / 2, n * stride).
+    """A transposed convolution to half the channels, then residual units. (B, C, n), which is written over where no gradients
+    are needed, to (B, C / 2, n * stride).
 
     Not `whole`: one sample less where the stride is odd.
     """
@@ -65,7 +66,7 @@ class UpBlock(nn.Module):
         self.units = nn.Sequential(*(ResidualUnit(channels // 2, dilation) for dilation in DILATIONS))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.units(self.conv(self.snake(x)))
+        return self.units(self.conv(self.snake(x, reuse=True)))
 
 
 class DACEncoder(Network):
@@ -86,7 +87,7 @@ class DACEncoder(Network):
         self.block_frames = block_frames(channels * hop, self.context)
 
     def forward(self, wav: Tensor, state: None = None) -> tuple[Tensor, None]:
-        return self.conv2(self.snake(self.blocks(self.conv1(wav)))), None
+        return self.conv2(self.snake(self.blocks(self.conv1(wav)), reuse=True)), None
 
 
 class DACDecoder(Network):
@@ -115,7 +116,7 @@ class DACDecoder(Network):
         self.block_frames = block_frames(last * hop, self.context)
 
     def forward(self, latents: Tensor, state: None = None) -> tuple[Tensor, None]:
-        wav = self.conv2(self.snake(self.blocks(self.conv1(latents))))
+        wav = self.conv2(self.snake(self.blocks(self.conv1(latents)), reuse=True))
         wav = wav.tanh() if self.tanh else wav
         return F.pad(wav, (0, latents.shape[2] * self.hop - wav.shape[2])), None
 

@@ -35,7 +35,8 @@ class Noise(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """A transposed convolution to half the channels, noise, residual units. (B, C, n) to (B, C / 2, n * stride)."""
+    """A transposed convolution to half the channels, noise, residual units. (B, C, n), which is written over where no
+    gradients are needed, to (B, C / 2, n * stride)."""
 
     def __init__(self, channels: int, stride: int, depthwise: bool, noise: bool):
         super().__init__()
@@ -49,7 +50,7 @@ class UpBlock(nn.Module):
         self.units = nn.Sequential(*(ResidualUnit(half, dilation, groups) for dilation in DILATIONS))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(self.snake(x))
+        x = self.conv(self.snake(x, reuse=True))
         return self.units(x if self.noise is None else self.noise(x))
 
 
@@ -108,4 +109,4 @@ class SNACDecoder(Network):
         self.block_frames = block_frames(last * hop, self.context)
 
     def forward(self, latents: Tensor, state: None = None) -> tuple[Tensor, None]:
-        return self.conv2(self.snake(self.blocks(self.first(latents)))).tanh(), None
+        return self.conv2(self.snake(self.blocks(self.first(latents)), reuse=True)).tanh(), None

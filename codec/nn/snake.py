@@ -15,16 +15,17 @@ class Snake(nn.Module):
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(channels, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, reuse: bool = False) -> Tensor:
+        """reuse: nobody needs x any more, so that the result may take its place in memory."""
         scale = (self.alpha + 1e-9).reciprocal()
         if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
             return torch.addcmul(x, scale, torch.sin(self.alpha * x).square())
-        return self._by_tiles(x, scale)
+        return self._by_tiles(x, scale, x if reuse else torch.empty_like(x))
 
-    def _by_tiles(self, x: Tensor, scale: Tensor) -> Tensor:
+    def _by_tiles(self, x: Tensor, scale: Tensor, out: Tensor) -> Tensor:
         """The same numbers, a few channels at a time."""
         channels, length = x.shape[1:]
-        out, rows = torch.empty_like(x), max(1, TILE // max(1, length))
+        rows = max(1, TILE // max(1, length))
         for item, result in zip(x, out):
             for start in range(0, channels, rows):
                 part = slice(start, start + rows)
