@@ -136,6 +136,8 @@ def test_snake_by_tiles_is_the_formula(shape):
         tiled = snake(x)
     torch.testing.assert_close(tiled, formula(x, snake.alpha.detach()), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(snake(x).detach(), tiled, rtol=1e-6, atol=1e-6)
+    with torch.no_grad():
+        assert torch.equal(snake(x, reuse=True), tiled) and torch.equal(x, tiled)
 
 
 @torch.no_grad()
