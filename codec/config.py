@@ -55,6 +55,10 @@ LIMITS: dict[str, tuple[float, float]] = {
     "window_frames": (1, 65_536),
     "overlap_frames": (0, 65_536),
     "sound_dim": (1, 4096),
+    "content_dim": (1, 4096),
+    "content_channels": (1, 4096),
+    "content_hidden": (1, 16_384),
+    "content_blocks": (0, 64),
     "semantic_channels": (1, 4096),
     "semantic_kernel_size": (1, 255),
     "semantic_unit_kernel_size": (1, 255),
@@ -96,6 +100,18 @@ class ConvNeXtEncoderConfig:
     hidden: int = 1152
     blocks: int = 4
     kernel_size: int = 7
+
+
+@dataclass(frozen=True)
+class FusedEncoderConfig(ConvNeXtEncoderConfig):
+    """`codec.backbones.fused.FusedEncoder`: the network of the sound, and beside it the one of the content."""
+
+    name: str = "fused"
+    sound_dim: int = 64
+    content_dim: int = 512
+    content_channels: int = 256
+    content_hidden: int = 768
+    content_blocks: int = 4
 
 
 @dataclass(frozen=True)
@@ -379,10 +395,8 @@ class QuantizerConfig:
 
 
 EncoderConfig = Union[
-    ConvNeXtEncoderConfig, SEANetEncoderConfig, SEANetTransformerEncoderConfig, DACEncoderConfig, SNACEncoderConfig,
-    XCodecEncoderConfig,
-    XCodec2EncoderConfig,
-    MirroredSEANetEncoderConfig,
+    ConvNeXtEncoderConfig, FusedEncoderConfig, SEANetEncoderConfig, SEANetTransformerEncoderConfig, DACEncoderConfig,
+    SNACEncoderConfig, XCodecEncoderConfig, XCodec2EncoderConfig, MirroredSEANetEncoderConfig,
 ]
 DecoderConfig = Union[
     ConvNeXtDecoderConfig, SEANetDecoderConfig, SEANetTransformerDecoderConfig, DACDecoderConfig, SNACDecoderConfig,

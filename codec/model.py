@@ -16,6 +16,7 @@ import quantizers
 from codec.audio import resample
 from codec.backbones import build_decoder, build_encoder
 from codec.backbones.base import Network
+from codec.backbones.fused import FusedEncoder
 from codec.config import CodecConfig, ConfigError
 from codec.coding import BLOCK_FRAMES, Decoding, Encoding
 from codec.stream import Stream, as_samples
@@ -27,7 +28,8 @@ CAUSAL = "speech-16k (in the box), or the recipes encodec_24k and mimi"
 
 @dataclass
 class CodecOutput:
-    """What training needs: audio (B, 1, T) as decoded, latents (B, dim, T') before and after quantization."""
+    """What training needs: audio (B, 1, T) as decoded, latents (B, dim, T') before and after quantization, and what an encoder
+    that has a student for a teacher makes of the content (B, content_dim, T')."""
 
     audio: Tensor
     latents: Tensor
@@ -35,6 +37,7 @@ class CodecOutput:
     codes: Tensor | None
     losses: dict[str, Tensor]
     stats: dict[str, Tensor]
+    content: Tensor | None = None
 
 
 class Codec(nn.Module):
@@ -296,7 +299,11 @@ class Codec(nn.Module):
 
     def forward(self, wav: Tensor, active: Tensor | None = None, quantize: bool = True) -> CodecOutput:
         """wav (B, 1, n * frame_size) through the whole codec with gradients; active (B,) codebooks of each item."""
-        latents, _ = self.encoder(wav)
+        content = None
+        if isinstance(self.encoder, FusedEncoder):
+            latents, content, _ = self.encoder.with_content(wav)
+        else:
+            latents, _ = self.encoder(wav)
         with torch.autocast(wav.device.type, enabled=False):
             latents = latents.float()
             result = self.quantizer(latents, active) if quantize else None
@@ -306,7 +313,7 @@ class Codec(nn.Module):
         return CodecOutput(
             audio=audio[..., delay : delay + wav.shape[-1]].float(), latents=latents, quantized=quantized,
             codes=result.codes if quantize else None, losses=result.losses if quantize else {},
-            stats=result.stats if quantize else {},
+            stats=result.stats if quantize else {}, content=content,
         )
 
 

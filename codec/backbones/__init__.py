@@ -20,6 +20,10 @@ def build_encoder(config: EncoderConfig, dim: int, hop: int) -> nn.Module:
         from codec.backbones.convnext_stft import ConvNeXtEncoder
 
         return ConvNeXtEncoder(dim=dim, hop=hop, **options)
+    if config.name == "fused":
+        from codec.backbones.fused import FusedEncoder
+
+        return FusedEncoder(dim=dim, hop=hop, **options)
     if config.name == "dac":
         from codec.backbones.dac import DACEncoder
 
