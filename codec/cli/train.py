@@ -5,6 +5,7 @@ key=value, e.g.
 
   codec train speech_16k data.train=recordings/ data.batch_size=16 run.out=runs
   codec train speech_16k data.train=recordings/ init=speech-16k       start from the trained model
+  codec train mimi data.train=recordings/ --tiny                      try out a recipe: 20 steps of a small one
 
 The same command again goes on where the last one stopped. docs/training.md explains the settings.
 """
@@ -19,6 +20,9 @@ import sys
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe, or the path of a .yaml file")
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings to change")
+    parser.add_argument(
+        "--tiny", action="store_true", help="narrow networks, short crops, 20 steps; the model is called NAME-tiny"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -26,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
         from codec.training import recipe
         from codec.training.run import train
 
-        settings = recipe.load(args.recipe, args.overrides)
+        settings = recipe.load(args.recipe, args.overrides, args.tiny)
         directory = train(settings, progress=sys.stderr.isatty())
     except ImportError as error:  # a light installation, or one without [train]
         remedy = 'pip install "neural-codec-toolkit[train]"'

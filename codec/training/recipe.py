@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import codec
 from codec.config import CodecConfig, ConfigError, build
+from codec.training.tiny import shrink
 from discriminators.losses import KINDS
 
 RECIPES = [Path(codec.__file__).parent / "recipes", Path(codec.__file__).parent.parent / "recipes"]
@@ -121,10 +123,10 @@ def names() -> list[str]:
     return sorted({path.stem for folder in RECIPES for path in folder.glob("*.yaml")})
 
 
-def load(name: str, overrides: typing.Sequence[str] = ()) -> Recipe:
+def load(name: str, overrides: typing.Sequence[str] = (), tiny: bool = False) -> Recipe:
     """Read the recipe `name` (or a path to a YAML file) and apply overrides such as `data.batch_size=8`.
 
-    Raises ConfigError for unknown recipes, keys and values.
+    tiny: make it small first, see `codec.training.tiny`. Raises ConfigError for unknown recipes, keys and values.
     """
     import yaml
 
@@ -135,6 +137,8 @@ def load(name: str, overrides: typing.Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"{path}: not a readable YAML recipe ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of sections")
+    if tiny:
+        values = shrink(to_dict(from_dict(values)))
     for override in overrides:
         _override(values, override)
     return from_dict(values)
@@ -153,6 +157,11 @@ def from_dict(values: dict[str, Any]) -> Recipe:
     recipe = Recipe(model=CodecConfig.from_dict(values.get("model", {})), init=str(values.get("init") or ""), **parts)
     _check(recipe)
     return recipe
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Plain values of which `from_dict` makes an equal recipe."""
+    return dataclasses.asdict(recipe) | {"model": recipe.model.to_dict()}
 
 
 def _check(recipe: Recipe) -> None:
