@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models import make_config, make_model, make_seanet_config
+from small_models import make_config, make_fused_config, make_model, make_seanet_config
 
 from codec.config import CodecConfig
 
@@ -40,7 +40,13 @@ def tiny_seanet():
     return make_model(make_seanet_config())
 
 
-@pytest.fixture(scope="session", params=["convnext", "seanet"])
+@pytest.fixture(scope="session")
+def tiny_fused():
+    """Content beside sound. Shared: do not change it."""
+    return make_model(make_fused_config())
+
+
+@pytest.fixture(scope="session", params=["convnext", "seanet", "fused"])
 def any_model(request):
-    """Each of the two small codecs."""
-    return request.getfixturevalue({"convnext": "tiny_model", "seanet": "tiny_seanet"}[request.param])
+    """Each of the small codecs."""
+    return request.getfixturevalue({"convnext": "tiny_model"}.get(request.param, f"tiny_{request.param}"))

@@ -8,6 +8,7 @@ from codec.config import (
     CodecConfig,
     ConvNeXtDecoderConfig,
     ConvNeXtEncoderConfig,
+    FusedEncoderConfig,
     QuantizerConfig,
     SEANetDecoderConfig,
     SEANetEncoderConfig,
@@ -34,6 +35,13 @@ def make_seanet_config() -> CodecConfig:
         name="tiny-seanet", encoder=SEANetEncoderConfig(strides=(4, 5, 8), **common),
         decoder=SEANetDecoderConfig(strides=(8, 5, 4), **common),
     )
+
+
+def make_fused_config() -> CodecConfig:
+    return make_config(name="tiny-fused", encoder=FusedEncoderConfig(
+        window=320, channels=27, hidden=50, blocks=2, kernel_size=5, sound_dim=10, content_dim=22, content_channels=19,
+        content_hidden=35, content_blocks=1,
+    ))
 
 
 def make_model(config: CodecConfig):
