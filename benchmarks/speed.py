@@ -106,15 +106,18 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def positive(kind: type) -> Callable[[str], Any]:
+    """For argparse: numbers above 0."""
+
+    def convert(text: str) -> Any:
+        if not 0 < kind(text) < float("inf"):
+            raise argparse.ArgumentTypeError("must be above 0")
+        return kind(text)
+
+    return convert
+
+
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    def positive(kind: type) -> Callable[[str], Any]:
-        def convert(text: str) -> Any:
-            if not 0 < kind(text) < float("inf"):
-                raise argparse.ArgumentTypeError("must be above 0")
-            return kind(text)
-
-        return convert
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--model", default=hub.DEFAULT, help="name or directory of a model (%(default)s)")
