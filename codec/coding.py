@@ -175,12 +175,12 @@ class Encoding:
 
 
 class Decoding:
-    """Latents (B, dim, m) to the samples (B, 1, n) that are finished. A decoder's first `delay` samples, from before the
-    start of the signal, are left out, so that the output is aligned with what was encoded."""
+    """Latents (B, dim, m) to the samples (B, 1, n) that are finished, at the decoder's rate. Its first `delay` samples, from
+    before the start of the signal, are left out, so that the output is aligned with what was encoded."""
 
     def __init__(self, model, batch_size: int):
-        self._run = run_over(model.decoder, 1, model.frame_size)
-        self._size, self._delay = model.frame_size, model.decoder.delay
+        self._run = run_over(model.decoder, 1, model.output_frame_size)
+        self._size, self._delay = model.output_frame_size, model.decoder.delay
         self._skip = self._delay
         self._silence = torch.zeros(batch_size, model.config.dim, -(-self._delay // self._size), device=model.device)
         self._empty = torch.zeros(batch_size, 1, 0, device=model.device)

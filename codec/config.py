@@ -27,6 +27,7 @@ MAX_BYTES = 1_000_000  # of a config.json
 # Least and most of each number, so that no configuration alone can fill the memory or build layers for ever.
 LIMITS: dict[str, tuple[float, float]] = {
     "sample_rate": (1, 768_000),
+    "output_sample_rate": (1, 768_000),
     "frame_size": (1, 65_536),
     "dim": (1, 4096),
     "window": (2, 4096),  # a DFT basis has its square
@@ -336,6 +337,7 @@ class XCodec2EncoderConfig:
     strides: tuple[int, ...] = (2, 2, 4, 4, 5)
     sound_dim: int = 1024
     levels: tuple[int, ...] = (4,) * 8
+    centred: bool = True
     window_frames: int = 1500
     overlap_frames: int = 100
     teacher_dim: int = 1024
@@ -411,18 +413,37 @@ DECODERS = {cls().name: cls for cls in typing.get_args(DecoderConfig)}
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """A whole codec: mono audio at `sample_rate`, `frame_size` samples a frame, latents `dim` wide."""
+    """A whole codec: mono audio at `sample_rate`, `frame_size` samples a frame, latents `dim` wide. The decoder makes audio
+    at `output_sample_rate`, where that is another rate than the encoder's."""
 
     name: str = "codec"
     sample_rate: int = 16_000
+    output_sample_rate: int | None = None
     frame_size: int = 320
     dim: int = 64
     encoder: EncoderConfig = field(default_factory=ConvNeXtEncoderConfig)
     decoder: DecoderConfig = field(default_factory=ConvNeXtDecoderConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
+    @property
+    def output_rate(self) -> int:
+        """Of the decoder, in Hz."""
+        return self.sample_rate if self.output_sample_rate is None else self.output_sample_rate
+
+    @property
+    def output_frame_size(self) -> int:
+        """Samples that the decoder makes of a frame. Raises ConfigError where that is no whole number."""
+        samples, rest = divmod(self.frame_size * self.output_rate, self.sample_rate)
+        if rest or not samples:
+            raise ConfigError(f"output_sample_rate={self.output_rate}: a frame of {self.frame_size} samples at "
+                              f"{self.sample_rate} Hz is no whole number of samples there: take another rate")
+        return samples
+
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"quantizer": self.quantizer.to_dict()}
+        values = dataclasses.asdict(self) | {"quantizer": self.quantizer.to_dict()}
+        if self.output_sample_rate is None:
+            del values["output_sample_rate"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CodecConfig:

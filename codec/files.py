@@ -157,7 +157,7 @@ def decode_reader(
     start = time.perf_counter()
     model.check(reader.spec)
     rate, channels = reader.sample_rate, reader.channels
-    resampler = Resampler(model.sample_rate, rate, channels)
+    resampler = Resampler(model.output_sample_rate, rate, channels)
     written = 0
     with AudioWriter(target, rate, channels) as writer:
         for block in decoded(model, reader):
@@ -178,8 +178,8 @@ def decode_reader(
 
 
 def decoded(model: Codec, reader: TokReader) -> Iterator[np.ndarray]:
-    """The audio (channels, n) of a .tok file at the model's rate, block by block, lost frames muted."""
-    size, position = model.frame_size, 0  # position: of the first sample that is held
+    """The audio (channels, n) of a .tok file at the decoder's rate, block by block, lost frames muted."""
+    size, position = model.output_frame_size, 0  # position: of the first sample that is held
     held = np.zeros((reader.channels, 0), dtype=np.float32)
 
     def hold(wav: torch.Tensor) -> np.ndarray:
@@ -194,7 +194,7 @@ def decoded(model: Codec, reader: TokReader) -> Iterator[np.ndarray]:
             yield held[:, :ready]
             held, position = held[:, ready:], position + ready
         held = hold(stream.flush_decoder())
-    length = -(-reader.num_samples * model.sample_rate // reader.sample_rate)  # rounded up
+    length = -(-reader.num_samples * model.output_sample_rate // reader.sample_rate)  # rounded up
     yield held[:, : length - position]
 
 

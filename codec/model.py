@@ -52,7 +52,7 @@ class Codec(nn.Module):
         self.config = config
         self.encoder = build_encoder(config.encoder, config.dim, config.frame_size)
         self.quantizer = _quantizer(config)
-        self.decoder = build_decoder(config.decoder, config.dim, config.frame_size)
+        self.decoder = build_decoder(config.decoder, config.dim, config.output_frame_size)
         self._spec: tuple[list[tuple[int, int]], TokenSpec] | None = None  # with the versions of the weights it is of
 
     # What a pipeline reads
@@ -63,8 +63,18 @@ class Codec(nn.Module):
 
     @property
     def frame_size(self) -> int:
-        """Samples a frame."""
+        """Samples a frame, of the audio that is encoded."""
         return self.config.frame_size
+
+    @property
+    def output_sample_rate(self) -> int:
+        """Of the decoder in Hz: that of the encoder for most. `decode` brings its audio to the rate of what was encoded."""
+        return self.config.output_rate
+
+    @property
+    def output_frame_size(self) -> int:
+        """Samples a frame that the decoder makes, at `output_sample_rate`."""
+        return self.config.output_frame_size
 
     @property
     def frame_rate(self) -> float:
@@ -91,7 +101,7 @@ class Codec(nn.Module):
         frames = self.quantizer.frame_multiple
         for network in (self.encoder, self.decoder):
             frames += network.window[0] if network.window else network.context or 0
-        return (self.frame_size * frames + self.decoder.delay) / self.sample_rate
+        return self.frame_size * frames / self.sample_rate + self.decoder.delay / self.output_sample_rate
 
     @property
     def device(self) -> torch.device:
@@ -231,30 +241,32 @@ class Codec(nn.Module):
         self.check_dtype()
         self.check(tokens.spec)
         wav = self.decode_frames(tokens.codes.to(self.device), tokens.lengths.to(self.device)).cpu()
-        wav = wav.reshape(tokens.batch_size, tokens.channels, -1)  # (batch, channels, n * frame_size)
+        wav = wav.reshape(tokens.batch_size, tokens.channels, -1)  # (batch, channels, n * output_frame_size)
+        rate, size = self.output_sample_rate, self.output_frame_size
         for start, stop in tokens.lost:
-            wav[..., start * self.frame_size : stop * self.frame_size] = 0
+            wav[..., start * size : stop * size] = 0
         out = torch.zeros(tokens.batch_size, tokens.channels, max(tokens.num_samples))
         for row, item, n in zip(out, wav, tokens.num_samples):
             if n == 0:
                 continue
-            length = -(-n * self.sample_rate // tokens.sample_rate)  # rounded up, in whole numbers
-            item = torch.from_numpy(resample(item[:, :length].numpy(), self.sample_rate, tokens.sample_rate))
+            length = -(-n * rate // tokens.sample_rate)  # rounded up, in whole numbers
+            item = torch.from_numpy(resample(item[:, :length].numpy(), rate, tokens.sample_rate))
             row[:, : min(n, item.shape[-1])] = item[:, :n]
         return out
 
     @torch.no_grad()
     def decode_frames(self, codes: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """codes (B, k, n) to samples (B, 1, n * frame_size) at the model's rate, aligned with the input.
+        """codes (B, k, n) to samples (B, 1, n * output_frame_size) at `output_sample_rate`, aligned with the input.
 
         lengths (B,): valid frames of each row. What lies behind them is silence, as it is for the row alone.
         """
         if lengths is None or _indifferent(self.decoder):
             return self._decode_together(codes, lengths)
-        wav = torch.zeros(codes.shape[0], 1, codes.shape[2] * self.frame_size, device=codes.device)
+        size = self.output_frame_size
+        wav = torch.zeros(codes.shape[0], 1, codes.shape[2] * size, device=codes.device)
         for length, rows in _groups(lengths.tolist()).items():
             if length:
-                wav[rows, :, : length * self.frame_size] = self._decode_together(codes[rows, :, :length], None)
+                wav[rows, :, : length * size] = self._decode_together(codes[rows, :, :length], None)
         return wav
 
     def _decode_together(self, codes: Tensor, lengths: Tensor | None) -> Tensor:
@@ -267,7 +279,7 @@ class Codec(nn.Module):
                 latents = latents.masked_fill(behind[:, None], 0.0)
             last = start + BLOCK_FRAMES >= codes.shape[2]
             parts.append(coding.finish(latents) if last else coding.push(latents))
-        return torch.cat(parts, 2)[..., : codes.shape[2] * self.frame_size]
+        return torch.cat(parts, 2)[..., : codes.shape[2] * self.output_frame_size]
 
     def stream(self, batch_size: int = 1, num_codebooks: int | None = None) -> Stream:
         """A live encoder and decoder for `batch_size` parallel mono signals at the model's rate.
@@ -298,7 +310,8 @@ class Codec(nn.Module):
     # Training
 
     def forward(self, wav: Tensor, active: Tensor | None = None, quantize: bool = True) -> CodecOutput:
-        """wav (B, 1, n * frame_size) through the whole codec with gradients; active (B,) codebooks of each item."""
+        """wav (B, 1, n * frame_size) through the whole codec with gradients, to audio (B, 1, n * output_frame_size).
+        active (B,): codebooks of each item."""
         content = None
         if isinstance(self.encoder, FusedEncoder):
             latents, content, _ = self.encoder.with_content(wav)
@@ -308,10 +321,10 @@ class Codec(nn.Module):
             latents = latents.float()
             result = self.quantizer(latents, active) if quantize else None
             quantized = result.quantized if quantize else latents
-        delay = self.decoder.delay
-        audio, _ = self.decoder(F.pad(quantized, (0, math.ceil(delay / self.frame_size))))
+        delay, length = self.decoder.delay, wav.shape[-1] // self.frame_size * self.output_frame_size
+        audio, _ = self.decoder(F.pad(quantized, (0, math.ceil(delay / self.output_frame_size))))
         return CodecOutput(
-            audio=audio[..., delay : delay + wav.shape[-1]].float(), latents=latents, quantized=quantized,
+            audio=audio[..., delay : delay + length].float(), latents=latents, quantized=quantized,
             codes=result.codes if quantize else None, losses=result.losses if quantize else {},
             stats=result.stats if quantize else {}, content=content,
         )

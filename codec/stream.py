@@ -64,7 +64,7 @@ class Stream:
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, k, m) to the samples (B, 1, n) that are now finished.
+        """Codes (B, k, m) to the samples (B, 1, n) that are now finished, at `model.output_sample_rate`.
 
         Raises ValueError for codes of another shape, more codebooks than the model has, or numbers outside them.
         """
@@ -78,5 +78,5 @@ class Stream:
 
     @torch.no_grad()
     def flush_decoder(self) -> Tensor:
-        """The last samples (B, 1, n), still inside the decoder."""
+        """The last samples (B, 1, n), still inside the decoder, at `model.output_sample_rate`."""
         return self._decoding.finish()

@@ -12,13 +12,12 @@ from torch.nn import functional as F
 
 from codec.backbones.base import Network
 from codec.backbones.seanet_mirrored import grid
-from codec.nn.istft import CentredSynthesis
+from codec.nn.istft import CentredSynthesis, from_polar
 from codec.nn.linear import Linear
 
 EPSILON = 1e-6  # of all normalisations
 GROUPS = 32
 DROPOUT = 0.1  # while training
-MAX_MAGNITUDE = 1e2
 
 
 class ResidualBlock(nn.Module):
@@ -104,7 +103,4 @@ class WavTokenizerDecoder(Network):
         x = self.blocks(self.norm_in(x.transpose(1, 2)).transpose(1, 2))
         y = self.head(self.norm_out(x.transpose(1, 2)))  # (B, T, 2 * bins)
         with torch.autocast(y.device.type, enabled=False):
-            log_magnitude, phase = y.float().chunk(2, dim=-1)
-            magnitude = torch.exp(log_magnitude).clamp(max=MAX_MAGNITUDE)
-            spectrum = torch.cat([magnitude * torch.cos(phase), magnitude * torch.sin(phase)], dim=-1)
-            return self.synthesis(spectrum)[:, None], None
+            return self.synthesis(from_polar(y.float()))[:, None], None

@@ -20,14 +20,13 @@ from codec.backbones.base import Network
 from codec.backbones.dac import check_strides
 from codec.nn.fast_linear import FastLinear
 from codec.nn.fbank import Filterbank
+from codec.nn.istft import CentredSynthesis, from_polar
 from codec.nn.snake_beta import SnakeBeta
-from codec.nn.stft import OverlapAdd, hann, inverse_dft_basis
 from codec.nn.teacher import FilterbankTeacher
 
 KERNEL, DILATIONS = 7, (1, 3, 9)
 BANDS, STACKED = 80, 2  # of the filterbank; its frames side by side are one of the teacher
 GROUPS = 32
-LOUDEST = 100.0  # magnitude of a bin
 EPSILON = 1e-3  # of the quantizer's bound, see `quantizers.fsq`
 
 
@@ -74,7 +73,7 @@ class XCodec2Encoder(Network):
     """(B, 1, T) samples at 16 kHz to (B, dim, ceil(T / hop)) numbers for the axes of an FSQ with as many levels each as
     `levels` says. They are bounded once more than FSQ itself does, as the weights are trained.
 
-    The public feature extractor puts at least one zero behind every signal and fills up the frame: one that ends with a
+    The public feature extractors put at least one zero behind every signal and fill up the frame: one that ends with a
     frame has another one of silence there. Here it is heard, too, so that the codes are the same, but not coded.
 
     Args:
@@ -82,6 +81,9 @@ class XCodec2Encoder(Network):
             product is the hop: 320, two frames of the filterbank.
         sound_dim: its width at the frame rate.
         levels: of the quantizer.
+        centred: whether the teacher's frames lie around the frames, as in X-Codec 2. In NeuCodec they begin half a
+            frame later, so that the last one is incomplete: a signal that does not end with a frame takes the content of
+            the frame before for its last, which theirs does not code.
         window_frames, overlap_frames: longer signals are coded in windows, see `codec.coding.Windows`.
         With teacher_ before their names: the options of `FilterbankTeacher`.
     """
@@ -90,7 +92,7 @@ class XCodec2Encoder(Network):
 
     def __init__(
         self, dim: int, hop: int, channels: int, strides: Sequence[int], sound_dim: int, levels: Sequence[int],
-        window_frames: int, overlap_frames: int, **teacher_options: Any,
+        centred: bool, window_frames: int, overlap_frames: int, **teacher_options: Any,
     ):
         super().__init__()
         check_strides(strides, hop)
@@ -100,7 +102,7 @@ class XCodec2Encoder(Network):
             raise ValueError(f"levels {tuple(levels)} must be as many as dim={dim}")
         if not 0 <= overlap_frames < window_frames:
             raise ValueError(f"windows of {window_frames} frames cannot overlap by {overlap_frames}: take less than a window")
-        self.hop, self.window = hop, (window_frames, overlap_frames)
+        self.hop, self.centred, self.window = hop, centred, (window_frames, overlap_frames)
         options = {name.removeprefix("teacher_"): value for name, value in teacher_options.items()}
         self.filterbank = Filterbank(16_000, hop * 5 // 4, hop // STACKED, BANDS)
         self.teacher = FilterbankTeacher(BANDS * STACKED, **options)
@@ -115,14 +117,17 @@ class XCodec2Encoder(Network):
     def forward(self, wav: Tensor, state: None = None) -> tuple[Tensor, None]:
         frames = -(-wav.shape[2] // self.hop)
         wav = F.pad(wav, (0, self.hop - wav.shape[2] % self.hop))  # at least one zero
-        both = torch.cat([self.refiner(self.content(wav[:, 0]).transpose(1, 2)), self.sound(wav)], 1)
-        axes = self.join(both[..., :frames].transpose(1, 2))
+        content = self.refiner(self.content(wav[:, 0]).transpose(1, 2))[..., :frames]
+        content = F.pad(content, (0, frames - content.shape[2]), "replicate")
+        axes = self.join(torch.cat([content, self.sound(wav)[..., :frames]], 1).transpose(1, 2))
         return (torch.tanh(axes + self.shift) * self.span - self.offset).transpose(1, 2), None
 
     @torch.no_grad()
     def content(self, wav: Tensor) -> Tensor:
-        """Samples (B, n * hop) to the teacher's features (B, n, C), of energies that are normalised over all frames."""
-        energies = self.filterbank(F.pad(wav, (self.hop // 2, self.hop // 2)))  # (B, 2 n, bands)
+        """Samples (B, n * hop) to the teacher's features (B, n, C), or n - 1 where they are not centred but at least one, of
+        energies that are normalised over all frames."""
+        pads = (self.hop // 2, self.hop // 2) if self.centred else (0, max(0, 2 * self.hop - wav.shape[1]))
+        energies = self.filterbank(F.pad(wav, pads))  # (B, 2 n, bands)
         variance, mean = torch.var_mean(energies, 1, keepdim=True)
         energies = (energies - mean) / torch.sqrt(variance + 1e-7)
         return self.teacher(energies.reshape(wav.shape[0], -1, BANDS * STACKED))
@@ -163,34 +168,6 @@ class Layer(nn.Module):
         return x + self.project(F.silu(self.expand(self.norm_mlp(x))))
 
 
-class InverseSTFT(nn.Module):
-    """Log magnitudes and phases (B, n, 2 * bins) to samples (B, n * hop): windows of four hops of which each starts a hop
-    after the last, the middle of the first one half a hop inside."""
-
-    def __init__(self, hop: int):
-        super().__init__()
-        if hop % 2:
-            raise ValueError(f"a frame size of {hop} samples is odd: windows have no middle")
-        self.hop, self.size = hop, 4 * hop
-        self.overlap_add = OverlapAdd(self.size, hop)
-        window = hann(self.size)
-        device = torch.get_default_device()
-        self.register_buffer("basis", (inverse_dft_basis(self.size) * window).float().to(device), persistent=False)
-        self.register_buffer("power", window.square().float().to(device), persistent=False)
-
-    def forward(self, spectrum: Tensor) -> Tensor:
-        magnitude, phase = spectrum.chunk(2, dim=2)
-        magnitude = magnitude.exp().clamp(max=LOUDEST)
-        frames = torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], 2) @ self.basis  # (B, n, 4 * hop)
-        envelope = self._added(self.power.expand(1, frames.shape[1], -1))
-        return self._added(frames) / envelope.clamp(min=1e-11)
-
-    def _added(self, frames: Tensor) -> Tensor:
-        whole, tail = self.overlap_add(frames)
-        cut = (self.size - self.hop) // 2
-        return torch.cat([whole, tail.flatten(1)], 1)[:, cut : cut + frames.shape[1] * self.hop]
-
-
 class XCodec2Decoder(Network):
     """(B, dim, n) levels of the quantizer to (B, 1, n * hop) samples: convolutions normalised over time before and behind a
     transformer, and an inverse STFT of four hops.
@@ -216,9 +193,11 @@ class XCodec2Decoder(Network):
         self.layers = nn.Sequential(*(Layer(channels, heads, head_dim, hidden) for _ in range(layers)))
         self.norm = nn.LayerNorm(channels, eps=1e-6)
         self.head = nn.Linear(channels, 4 * hop + 2)
-        self.istft = InverseSTFT(hop)
+        self.synthesis = CentredSynthesis(4 * hop, hop)
 
     def forward(self, latents: Tensor, state: None = None) -> tuple[Tensor, None]:
         x = self.before(self.embed(self.split(latents.transpose(1, 2)).transpose(1, 2)))
         x = self.behind(self.layers(x.transpose(1, 2)).transpose(1, 2))
-        return self.istft(self.head(self.norm(x.transpose(1, 2))))[:, None], None
+        y = self.head(self.norm(x.transpose(1, 2)))  # (B, n, 2 * bins)
+        with torch.autocast(y.device.type, enabled=False):
+            return self.synthesis(from_polar(y.float()))[:, None], None

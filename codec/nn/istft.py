@@ -8,6 +8,16 @@ from torch import Tensor, nn
 from codec.nn.linear import rowwise_linear
 from codec.nn.stft import hann, inverse_dft_basis
 
+LOUDEST = 100.0  # magnitude of a bin
+
+
+def from_polar(y: Tensor) -> Tensor:
+    """Log magnitudes and phases (B, n, 2 * bins) to real and imaginary parts (B, n, 2 * bins), as the heads of Vocos
+    (Siuzdak 2023, https://arxiv.org/abs/2306.00814) make them."""
+    log_magnitude, phase = y.chunk(2, dim=-1)
+    magnitude = torch.exp(log_magnitude).clamp(max=LOUDEST)
+    return torch.cat([magnitude * torch.cos(phase), magnitude * torch.sin(phase)], dim=-1)
+
 
 class CentredSynthesis(nn.Module):
     """Inverse STFT with a Hann window: (B, n, 2 * bins), real parts then imaginary parts, to (B, n * hop) samples.
