@@ -24,7 +24,7 @@ class FusedEncoder(Network):
         content_dim: int, content_channels: int, content_hidden: int, content_blocks: int,
     ):
         super().__init__()
-        self.hop = hop
+        self.hop, self.content_dim = hop, content_dim
         self.sound = ConvNeXtEncoder(sound_dim, hop, window, channels, hidden, blocks, kernel_size)
         self.content = ConvNeXtEncoder(
             content_dim, hop, window, content_channels, content_hidden, content_blocks, kernel_size

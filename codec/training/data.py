@@ -55,6 +55,7 @@ class SpeechCrops:
     gain_db       range of the file's peak after augmentation, at most 0 so that nothing clips.
     tilt          largest |a| of the filter (1 + a z^-1) / (1 + |a|), a slight dulling or brightening; 0 for none.
     split         which entries of a manifest to keep, where it says.
+    frame_samples crops start at multiples of it: of a frame, where targets are stored by frames.
     augment       False: crops as they are in the file, for looking at data.
 
     Files shorter than a crop are followed by zeros; crops near silence are drawn again. Raises DataError where no sound
@@ -74,6 +75,7 @@ class SpeechCrops:
         tilt: float = 0.0,
         split: str = "train",
         augment: bool = True,
+        frame_samples: int = 1,
     ) -> None:
         if crop_samples < 1 or batch_size < 1:
             raise DataError(
@@ -82,7 +84,7 @@ class SpeechCrops:
         if not gain_db[0] <= gain_db[1] <= 0:
             raise DataError(f"gain_db {tuple(gain_db)} must rise to at most 0, or crops would clip")
         self.crop_samples, self.batch_size, self.seed = crop_samples, batch_size, seed
-        self.gain_db, self.tilt, self.augment = tuple(gain_db), tilt, augment
+        self.gain_db, self.tilt, self.augment, self.frame_samples = tuple(gain_db), tilt, augment, frame_samples
         self.corpus = DecodedCorpus(list_audio(source, split), sample_rate, cache)
         files = self.corpus.files
         audible = [i for i, file in enumerate(files) if file["peak"] >= SILENT_FILE and file["weight"] > 0]
@@ -107,16 +109,22 @@ class SpeechCrops:
         return torch.from_numpy(crops).unsqueeze(1)
 
     def item(self, step: int, rank: int, item: int) -> np.ndarray:
-        """One crop (crop_samples,) float32. Only `random()` is drawn, the plainest use of the generator, so other
-        versions of numpy agree."""
+        """One crop (crop_samples,) float32."""
+        return self.placed(step, rank, item)[0]
+
+    def placed(self, step: int, rank: int, item: int) -> tuple[np.ndarray, int, int]:
+        """One crop (crop_samples,) float32, the number of its file, and its first sample there. Only `random()` is drawn, the
+        plainest use of the generator, so other versions of numpy agree."""
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, step, rank, item])))
         for _ in range(TRIES):
             members, edges = self._groups[_pick(self._group_edges, rng.random())]
-            file = self.corpus.files[members[_pick(edges, rng.random())]]
-            room = max(0, file["length"] - self.crop_samples)
-            crop = self.corpus.read(file, int(rng.random() * (room + 1)), self.crop_samples)
+            number = int(members[_pick(edges, rng.random())])
+            file = self.corpus.files[number]
+            room = max(0, file["length"] - self.crop_samples) // self.frame_samples
+            start = int(rng.random() * (room + 1)) * self.frame_samples
+            crop = self.corpus.read(file, start, self.crop_samples)
             if np.sqrt(np.mean(np.square(crop))) >= SILENT_CROP * file["peak"]:
-                return self._augmented(crop, file["peak"], rng) if self.augment else crop
+                return self._augmented(crop, file["peak"], rng) if self.augment else crop, number, start
         raise DataError(
             f"{TRIES} crops of {self.crop_samples} samples in a row were silent; "
             "remove silent recordings or use longer crops"
@@ -224,6 +232,7 @@ class DecodedCorpus:
     """
 
     def __init__(self, entries: list[Entry], sample_rate: int, cache: str | Path = "") -> None:
+        self.sample_rate = sample_rate
         folder = Path(cache).expanduser() if cache else _user_cache()
         name = folder / _fingerprint(entries, sample_rate)
         self.samples_path = name.with_suffix(".npy")
@@ -253,6 +262,22 @@ class DecodedCorpus:
             out=crop[: stop - offset],
         )
         return crop
+
+    def content_keys(self) -> list[str]:
+        """The SHA-256 of the samples of each file at 16 kHz, by which features and transcripts are stored. Found once."""
+        kept = self.samples_path.with_suffix(".keys.json")
+        try:
+            return json.loads(kept.read_text())
+        except (OSError, ValueError):
+            pass
+        if self.sample_rate == 16_000:
+            samples = np.load(self.samples_path, mmap_mode="r")
+            parts = (samples[file["start"] : file["start"] + file["length"]] for file in self.files)
+        else:
+            parts = (decode(file["path"], 16_000) for file in self.files)
+        keys = [hashlib.sha256(part.tobytes()).hexdigest() for part in parts]
+        _write(kept, json.dumps(keys))
+        return keys
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_samples": None}  # a worker process maps the file itself
@@ -285,14 +310,18 @@ def _build(entries: list[Entry], sample_rate: int, name: Path) -> dict[str, Any]
         output.discard()
         raise
     index = {"sample_rate": sample_rate, "samples": start, "files": files, "skipped": skipped}
-    output = Output(name.with_suffix(".json"))
+    _write(name.with_suffix(".json"), json.dumps(index))
+    return index
+
+
+def _write(path: Path, text: str) -> None:
+    output = Output(path)
     try:
-        output.write(json.dumps(index).encode())
+        output.write(text.encode())
         output.commit()
     except BaseException:
         output.discard()
         raise
-    return index
 
 
 def _attempt(entry: Entry, sample_rate: int) -> np.ndarray | DataError:

@@ -8,6 +8,7 @@ networks, the two optimisers, the quantizer's statistics and the averaged weight
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,20 +20,27 @@ from torch.nn import functional as F
 
 import discriminators
 from codec import hub
+from codec.backbones.fused import FusedEncoder
 from codec.config import ConfigError
-from codec.model import Codec
+from codec.model import Codec, CodecOutput
+from codec.semantic.heads import SemanticHeads
 from codec.training.balancer import Balancer
 from codec.training.ema import EMA
 from codec.training.losses import SpectralLosses
 from codec.training.recipe import LossConfig, Recipe
+from codec.training.targets import Batch
 from discriminators.losses import discriminator_loss, feature_matching_loss, generator_loss
 
 
-class CodecTraining(lightning.LightningModule):
-    """Trains `self.model`. Batches are crops (B, 1, T), one a step."""
+Targets = Sequence[tuple[Tensor, Tensor]]  # (B, T', D) features and (B, T') valid frames of each semantic target
 
-    def __init__(self, recipe: Recipe, batches=None):
-        """batches: `batch(step, rank) -> (B, 1, T)`, from which the codebooks' first latents are drawn too."""
+
+class CodecTraining(lightning.LightningModule):
+    """Trains `self.model`. Batches are crops (B, 1, T), one a step, or a `Batch` where the recipe has semantic targets."""
+
+    def __init__(self, recipe: Recipe, batches=None, widths: Sequence[int] = ()):
+        """batches: `batch(step, rank)` gives a batch, from which the codebooks' first latents are drawn too.
+        widths: of the features of each of the recipe's semantic targets."""
         super().__init__()
         self.automatic_optimization = False
         self.recipe, self.batches = recipe, batches
@@ -48,11 +56,22 @@ class CodecTraining(lightning.LightningModule):
         if entries and self._judged_samples(recipe) < self.discriminator.min_samples:
             raise ConfigError(f"adversary.crop_seconds={recipe.adversary.crop_seconds} is too short for these discriminators: "
                               f"they need {self.discriminator.min_samples} samples")
+        self.semantic = self._heads(widths)
         self.spectral = SpectralLosses(recipe.model.sample_rate, recipe.loss.spectral)
         self.balancer = _balancer(recipe.loss, self.spectral.weights)
         self.ema = EMA(self.model, recipe.schedule.ema)
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
         self.step = 0
+
+    def _heads(self, widths: Sequence[int]) -> SemanticHeads | None:
+        targets = self.recipe.semantic.entries()
+        if not targets:
+            return None
+        content = self.model.encoder.content_dim if isinstance(self.model.encoder, FusedEncoder) else None
+        try:
+            return SemanticHeads(targets, widths, self.model.quantizer, content)
+        except ValueError as error:
+            raise ConfigError(f"semantic.targets: {error}") from None
 
     def _start_from(self, model: Codec) -> None:
         """Fine-tune: take weights and codebooks of a trained model of the same shape."""
@@ -67,10 +86,14 @@ class CodecTraining(lightning.LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         schedule = self.recipe.schedule
         options = {"betas": schedule.adam_betas, "weight_decay": schedule.weight_decay}
-        networks = [(self.model, schedule.learning_rate)]
+        groups = [(self._generator(), schedule.learning_rate)]
         if self.discriminator is not None:
-            networks.append((self.discriminator, self.recipe.adversary.learning_rate))
-        return [torch.optim.AdamW(network.parameters(), lr=rate, **options) for network, rate in networks]
+            groups.append((list(self.discriminator.parameters()), self.recipe.adversary.learning_rate))
+        return [torch.optim.AdamW(parameters, lr=rate, **options) for parameters, rate in groups]
+
+    def _generator(self) -> list[torch.nn.Parameter]:
+        """Of the codec, and of the heads that only training has."""
+        return [*self.model.parameters(), *(self.semantic.parameters() if self.semantic is not None else ())]
 
     def rate_factor(self, step: int) -> float:
         """Learning rate at a step relative to its highest: linear warm-up, constant, cosine decay."""
@@ -82,7 +105,8 @@ class CodecTraining(lightning.LightningModule):
 
     # One step
 
-    def training_step(self, batch: Tensor, batch_index: int) -> None:
+    def training_step(self, batch: Tensor | Batch, batch_index: int) -> None:
+        batch, targets = batch if isinstance(batch, Batch) else (batch, ())
         step, schedule, adversary = self.step, self.recipe.schedule, self.recipe.adversary
         torch.manual_seed(_hash(self.recipe.run.seed, step, self.global_rank))
         optimizers = self.optimizers()
@@ -90,12 +114,16 @@ class CodecTraining(lightning.LightningModule):
         for optimizer, rate in zip(optimizers, (schedule.learning_rate, adversary.learning_rate)):
             for group in optimizer.param_groups:
                 group["lr"] = rate * self.rate_factor(step)
+        if step < self.recipe.semantic.student_first:
+            self._update_student(optimizers[0], batch, targets)
+            return
         quantize = step >= schedule.quantize_from or self.model.quantizer.initialized
         if quantize and not self.model.quantizer.initialized:
             self._initialize_codebooks()
         judged = self.discriminator is not None and step >= adversary.start and step % adversary.every == 0
 
-        output = self.model(batch, self._active(batch.shape[0]) if quantize else None, quantize)
+        active = self._active(batch.shape[0]) if quantize else None
+        output = self.model(batch, active, quantize)
         spectral = self.spectral(output.audio, batch)
         judgement: dict[str, Tensor] = {}
         if judged:
@@ -118,24 +146,53 @@ class CodecTraining(lightning.LightningModule):
         if quantize:
             weights = {"commitment": self.recipe.loss.commitment}  # a quantizer weighs its other losses itself
             objective = objective + sum(weights.get(name, 1.0) * loss for name, loss in output.losses.items())
-        optimizers[0].zero_grad(set_to_none=True)
+        semantic = self._semantic_losses(output, active, targets)
+        objective = objective + self._weighted(semantic)
+        norm = self._update_generator(optimizers[0], objective)
+        terms = {"reconstruction": spectral.total} | spectral.terms | judgement | output.losses | semantic
+        self._log_step(terms, output.stats, norm)
+
+    def _update_student(self, optimizer: Any, wav: Tensor, targets: Targets) -> None:
+        """A step of the student in the encoder alone, on the teacher's features."""
+        _, content, _ = self.model.encoder.with_content(wav)
+        empty = wav.new_zeros(0)
+        output = CodecOutput(empty, empty, empty, None, {}, {}, content)
+        semantic = self._semantic_losses(output, None, targets)
+        objective = self._weighted(semantic)
+        norm = self._update_generator(optimizer, objective)
+        self._log_step({"reconstruction": objective} | semantic, {}, norm)
+
+    def _semantic_losses(self, output: CodecOutput, active: Tensor | None, targets: Targets) -> dict[str, Tensor]:
+        if self.semantic is None:
+            return {}
+        with torch.autocast(self.device.type, enabled=False):
+            return self.semantic(output, self.model.quantizer, active, targets)
+
+    def _weighted(self, semantic: dict[str, Tensor]) -> Tensor | float:
+        """Sum of the losses "semantic_1" and so on, each with its target's weight."""
+        targets = self.semantic.targets if self.semantic is not None else ()
+        return sum(targets[int(name.rpartition("_")[2]) - 1].weight * loss for name, loss in semantic.items())
+
+    def _update_generator(self, optimizer: Any, objective: Tensor) -> Tensor:
+        """One update, and with it one step. Returns the gradient's norm."""
+        optimizer.zero_grad(set_to_none=True)
         self.manual_backward(objective)
-        norm = self._clipped_step(self.model, optimizers[0])
-        self.step = step + 1
+        norm = self._clipped_step(self._generator(), optimizer)
+        self.ema.update(self.model, self.step)
+        self.step += 1
         self.steps_done.fill_(self.step)
-        self.ema.update(self.model, step)
-        self._log_step({"reconstruction": spectral.total} | spectral.terms | judgement | output.losses, output.stats, norm)
+        return norm
 
     def _update_discriminator(self, optimizer: Any, real: Tensor, fake: Tensor) -> None:
         loss = discriminator_loss(self.discriminator(real), self.discriminator(fake), self.recipe.adversary.kind)
         optimizer.zero_grad(set_to_none=True)
         self.manual_backward(loss)
-        self._clipped_step(self.discriminator, optimizer)
+        self._clipped_step(list(self.discriminator.parameters()), optimizer)
         self.log("discriminator", loss.detach())
 
-    def _clipped_step(self, network: torch.nn.Module, optimizer: Any) -> Tensor:
+    def _clipped_step(self, parameters: list[torch.nn.Parameter], optimizer: Any) -> Tensor:
         """Clip the gradient's norm and update; a gradient that is not finite is dropped, so that one bad batch does no harm."""
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), self.recipe.schedule.clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.schedule.clip)
         if torch.isfinite(norm):
             optimizer.step()
         return norm
@@ -166,7 +223,9 @@ class CodecTraining(lightning.LightningModule):
     @torch.no_grad()
     def _initialize_codebooks(self) -> None:
         steps = range(2**31, 2**31 + self.recipe.schedule.init_batches)  # of the data: none that training will see
-        latents = [self.model.encoder(self.batches(step, 0).to(self.device))[0].float() for step in steps]
+        batches = (self.batches(step, 0) for step in steps)
+        crops = (batch.wav if isinstance(batch, Batch) else batch for batch in batches)
+        latents = [self.model.encoder(wav.to(self.device))[0].float() for wav in crops]
         self.model.quantizer.initialize(torch.cat(latents))
 
     # Records

@@ -10,6 +10,7 @@ from typing import Any
 
 import codec
 from codec.config import CodecConfig, ConfigError, build
+from codec.semantic.target import SemanticTarget
 from codec.training.tiny import shrink
 from discriminators.losses import KINDS
 
@@ -46,6 +47,32 @@ class LossConfig:
     balance: str = "reference"
     adversarial_share: float = 0.5
     feature_share: float = 0.7
+
+
+@dataclass(frozen=True)
+class SemanticConfig:
+    """Teachers whose features the tokens are to carry. features: folder of stores, made by `codec features`. targets: entries
+    of `codec.semantic.heads.SemanticTarget`. student_first: steps in which only targets with `source: content` are trained.
+    """
+
+    features: str = ""
+    targets: list = field(default_factory=list)
+    student_first: int = 0
+
+    def entries(self) -> list[SemanticTarget]:
+        """The targets, checked."""
+        found = []
+        for number, entry in enumerate(self.targets, 1):
+            where = f"semantic.targets, entry {number}"
+            if not isinstance(entry, dict):
+                raise ConfigError(f"{where} is to be a mapping like {{teacher: ..., codebooks: [1]}}")
+            try:
+                found.append(build(SemanticTarget, entry, where))
+            except ConfigError:
+                raise
+            except ValueError as error:
+                raise ConfigError(f"{where}: {error}") from None
+        return found
 
 
 @dataclass(frozen=True)
@@ -112,10 +139,14 @@ class Recipe:
     adversary: AdversaryConfig
     schedule: ScheduleConfig
     run: RunConfig
+    semantic: SemanticConfig = SemanticConfig()
     init: str = ""
 
 
-SECTIONS = {"data": DataConfig, "loss": LossConfig, "adversary": AdversaryConfig, "schedule": ScheduleConfig, "run": RunConfig}
+SECTIONS = {
+    "data": DataConfig, "loss": LossConfig, "semantic": SemanticConfig, "adversary": AdversaryConfig,
+    "schedule": ScheduleConfig, "run": RunConfig,
+}
 
 
 def names() -> list[str]:
@@ -186,6 +217,8 @@ def _check(recipe: Recipe) -> None:
     for where, entries in (("loss.spectral", recipe.loss.spectral), ("adversary.discriminators", recipe.adversary.discriminators)):
         if not all(isinstance(entry, dict) and isinstance(entry.get("options") or {}, dict) for entry in entries):
             raise ConfigError(f"{where} is a list of mappings like {{name: ..., options: {{...}}}}")
+    if recipe.semantic.student_first and not any(target.source == "content" for target in recipe.semantic.entries()):
+        raise ConfigError("semantic.student_first trains what predicts a target from content, and semantic.targets has none")
     if recipe.adversary.kind not in KINDS:
         raise ConfigError(f"adversary.kind={recipe.adversary.kind}: it is {' or '.join(KINDS)}")
     if recipe.loss.balance not in ("reference", "encodec"):

@@ -28,6 +28,7 @@ def train(recipe: Recipe, progress: bool = True) -> Path:
     from codec.training.callbacks import LAST, Checkpoints, Deadline, Interrupt, Validation
     from codec.training.data import SpeechCrops
     from codec.training.module import CodecTraining
+    from codec.training.targets import TargetedCrops
 
     if not recipe.data.train:
         raise ConfigError("no training data: add data.train=FOLDER (or a manifest) to the command")
@@ -40,8 +41,13 @@ def train(recipe: Recipe, progress: bool = True) -> Path:
     crops = SpeechCrops(
         recipe.data.train, recipe.model.sample_rate, _crop_samples(recipe), recipe.data.batch_size, seed=run.seed,
         cache=recipe.data.cache, group_power=recipe.data.group_power, gain_db=recipe.data.gain_db, tilt=recipe.data.tilt,
+        frame_samples=recipe.model.frame_size if recipe.semantic.targets else 1,
     )
-    module = CodecTraining(recipe, crops.batch)
+    stores = _stores(recipe)
+    if stores:
+        shifts = [target.shift for target in recipe.semantic.entries()]
+        crops = TargetedCrops(crops, stores, shifts, recipe.model.sample_rate / recipe.model.frame_size)
+    module = CodecTraining(recipe, crops.batch, [store.dim for store in stores])
     callbacks = [Checkpoints(directory, run.checkpoint_every), Interrupt()]
     if recipe.data.valid:
         callbacks.insert(0, Validation(directory, run.valid_every, _validation_items(recipe)))
@@ -64,6 +70,23 @@ def train(recipe: Recipe, progress: bool = True) -> Path:
             warnings.filterwarnings("ignore", message=told_twice)
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
     return directory
+
+
+def _stores(recipe: Recipe) -> list:
+    """The features of each semantic target."""
+    targets, folder = recipe.semantic.entries(), recipe.semantic.features
+    if not targets:
+        return []
+    from codec.semantic.features import FeatureStore
+
+    if not folder:
+        teachers = ", ".join(sorted({target.teacher for target in targets}))
+        raise ConfigError(f"this recipe distils {teachers}: add semantic.features=FOLDER, which codec features makes, or train "
+                          "without by semantic.targets=[]")
+    try:
+        return [FeatureStore.open(Path(folder).expanduser() / target.teacher) for target in targets]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"semantic.features={folder}: {error}") from None
 
 
 def _step_data(recipe: Recipe, crops, module):
@@ -101,14 +124,16 @@ def _crop_samples(recipe: Recipe) -> int:
 
 
 def _keep_settings(recipe: Recipe, directory: Path) -> None:
-    """Note beside the checkpoint what it belongs to; refuse to resume with another model, discriminators or init."""
+    """Note beside the checkpoint what it belongs to; refuse to resume with another model, discriminators, init or targets."""
     settings = {
         "model": recipe.model.to_dict(), "discriminators": recipe.adversary.discriminators, "init": recipe.init,
     }
+    if recipe.semantic.targets:
+        settings["targets"] = recipe.semantic.targets
     path, text = directory / "settings.json", json.dumps(settings, indent=2)
     if (directory / "last.ckpt").exists() and path.exists() and path.read_text() != text:
         kept = json.loads(path.read_text())
-        changed = " and ".join(key for key in settings if kept.get(key) != json.loads(text)[key])
+        changed = " and ".join(key for key in kept | settings if kept.get(key) != json.loads(text).get(key))
         raise ConfigError(f"{directory} holds a run with another {changed}: choose another model.name or run.out")
     path.write_text(text)
 

@@ -1,0 +1,43 @@
+"""A teacher's features as a target of training, as a recipe names it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LOSSES = ("d_axis", "t_axis", "cosine", "mse")
+COMBINATIONS = ("sum", "mean", "each")
+HEADS = ("linear", "conv")
+SOURCES = ("codes", "content")
+
+
+@dataclass(frozen=True)
+class SemanticTarget:
+    """One teacher and what is to predict it.
+
+    teacher: name of the teacher's folder in the feature store.
+    source: "codes", or "content" for the student of a `fused` encoder.
+    codebooks: which, counted from 1. combine: their vectors' "sum", "mean", or "each" by a head of its own.
+    loss: "d_axis", "t_axis", "cosine" or "mse"; weight: beside the reconstruction's.
+    shift: frames by which the target lags, so that a causal codec has heard what the teacher has.
+    head: "linear", or "conv", which sees a few frames to both sides (X-Codec's semantic decoder).
+    """
+
+    teacher: str = ""
+    source: str = "codes"
+    codebooks: tuple[int, ...] = (1,)
+    combine: str = "sum"
+    loss: str = "d_axis"
+    weight: float = 1.0
+    shift: int = 0
+    head: str = "linear"
+
+    def __post_init__(self) -> None:
+        for name, known in (("source", SOURCES), ("combine", COMBINATIONS), ("loss", LOSSES), ("head", HEADS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r}: it is {', '.join(known[:-1])} or {known[-1]}")
+        if not self.teacher:
+            raise ValueError("teacher is missing: name a folder of semantic.features")
+        if not self.codebooks or len(set(self.codebooks)) < len(self.codebooks) or min(self.codebooks) < 1:
+            raise ValueError(f"codebooks={list(self.codebooks)} are to be different numbers from 1")
+        if self.shift < 0 or self.weight <= 0:
+            raise ValueError(f"shift={self.shift} is to be at least 0, weight={self.weight} above 0")
