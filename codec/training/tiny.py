@@ -17,11 +17,11 @@ SUFFIX = "-tiny"  # of the model's name, and so of the run's folder: no run of t
 WIDTHS = {
     "hidden": 64, "heads": 4, "head_dim": 16, "fine_channels": 32, "fine_hidden": 64, "sound_dim": 32, "semantic_channels": 32,
     "upsample_groups": 32, "teacher_dim": 32, "teacher_heads": 4, "teacher_hidden": 64, "teacher_conv_channels": 8,
-    "teacher_position_kernel": 32, "teacher_position_groups": 8,
+    "teacher_position_kernel": 32, "teacher_position_groups": 8, "content_channels": 32, "content_hidden": 64,
 }
-DEPTHS = {"blocks": 2, "fine_blocks": 2, "layers": 2, "transformer_layers": 2, "teacher_layers": 2}
+DEPTHS = {"blocks": 2, "fine_blocks": 2, "content_blocks": 2, "layers": 2, "transformer_layers": 2, "teacher_layers": 2}
 LATENTS = 32
-CHANNELS = {"rate": 4, "frames": 96}  # of networks that count their channels at the sample rate, and at the frame rate
+CHANNELS = {"rate": 4, "frames": 96, "stft": 32}  # counted at the sample rate, at the frame rate, between transforms
 CODES, CODE_WIDTH = 64, 16
 
 # Options of discriminators; those of "msd" and "mfd" come in steps of 256 and 32.
@@ -56,11 +56,11 @@ def shrink(values: dict[str, Any]) -> dict[str, Any]:
 def _model(model: dict[str, Any]) -> dict[str, Any]:
     encoder, decoder, quantizer = (dict(model[part]) for part in ("encoder", "decoder", "quantizer"))
     for part, counted in ((encoder, "rate"), (decoder, "frames")):
-        most = CHANNELS["rate"] if part["name"].startswith("seanet") else CHANNELS[counted]
-        most = 32 if part["name"] == "convnext_stft" else most
+        counted = "rate" if part["name"].startswith("seanet") else counted
+        counted = "stft" if part["name"] in ("convnext_stft", "fused") else counted
         for key, value in part.items():
             if key == "channels":
-                part[key] = _halved(value, most)
+                part[key] = _halved(value, CHANNELS[counted])
             elif key in WIDTHS and value is not None:
                 part[key] = _halved(value, WIDTHS[key])
             elif key in DEPTHS:
