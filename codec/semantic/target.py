@@ -14,7 +14,7 @@ SOURCES = ("codes", "content")
 class SemanticTarget:
     """One teacher and what is to predict it.
 
-    teacher: name of the teacher's folder in the feature store.
+    teacher: of which the features are: how the name of a store in semantic.features starts.
     source: "codes", or "content" for the student of a `fused` encoder.
     codebooks: which, counted from 1. combine: their vectors' "sum", "mean", or "each" by a head of its own.
     loss: "d_axis", "t_axis", "cosine" or "mse"; weight: beside the reconstruction's.

@@ -84,9 +84,9 @@ def _stores(recipe: Recipe) -> list:
         raise ConfigError(f"this recipe distils {teachers}: add semantic.features=FOLDER, which codec features makes, or train "
                           "without by semantic.targets=[]")
     try:
-        return [FeatureStore.open(Path(folder).expanduser() / target.teacher) for target in targets]
+        return [FeatureStore.open(folder, target.teacher) for target in targets]
     except (OSError, ValueError) as error:
-        raise ConfigError(f"semantic.features={folder}: {error}") from None
+        raise ConfigError(f"semantic.features: {error}") from None
 
 
 def _step_data(recipe: Recipe, crops, module):
