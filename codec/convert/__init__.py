@@ -22,6 +22,7 @@ FAMILIES = {  # by "model_type"
     "dac": "codec.convert.dac",
     "encodec": "codec.convert.encodec",
     "mimi": "codec.convert.mimi",
+    "neucodec": "codec.convert.neucodec",
     "snac": "codec.convert.snac",
     "speechtokenizer": "codec.convert.speechtokenizer",
     "wavtokenizer": "codec.convert.wavtokenizer",
@@ -51,6 +52,8 @@ def convert(directory: str | Path) -> Codec:
             tensors = load_file(directory / WEIGHTS)
         else:
             tensors = original.read_weights(directory)
+        if family == "neucodec":
+            tensors = original.with_teacher(directory, tensors)
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{directory / WEIGHTS}: not readable as safetensors ({error})") from None
     try:
@@ -69,8 +72,13 @@ def is_foreign(directory: Path) -> bool:
 
 
 def _read_config(directory: Path) -> tuple[Path, dict[str, Any]]:
-    path = None if (directory / CONFIG).exists() else original.find_yaml(directory)
-    return (directory / CONFIG, read_json(directory / CONFIG)) if path is None else (path, original.read_yaml(path))
+    if (directory / CONFIG).exists():
+        return directory / CONFIG, read_json(directory / CONFIG)
+    path = original.find_yaml(directory)
+    if path is not None:
+        return path, original.read_yaml(path)
+    settings = original.settings_of_weights(directory) if directory.is_dir() else None
+    return directory / CONFIG, read_json(directory / CONFIG) if settings is None else settings
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 Such a directory has one configuration (config.json, or a single YAML file) that `family` knows by its settings, and one file of
 weights: model.safetensors, or a single .pt, .pth, .bin or .ckpt, of which only tensors and plain values are ever unpickled.
+NeuCodec's has no configuration: `settings_of_weights` knows it by its tensors.
 """
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,18 @@ from codec.config import MAX_BYTES, ConfigError
 SPEECHTOKENIZER = {"n_filters", "strides", "dimension", "n_q", "bidirectional"}  # DM-Codec's are the same
 SNAC = {"sampling_rate", "encoder_rates", "decoder_rates", "vq_strides"}
 WAVTOKENIZER = {"feature_extractor", "backbone", "head"}
+NEUCODEC = {"sample_rate", "hop_length"}  # all of it
+NEUCODEC_WEIGHTS = {"CodecEnc.conv_blocks.0.bias", "fc_post_a.weight", "generator.head.out.weight"}
+NOT_SETTINGS = "meta.yaml"  # counts downloads of NeuCodec
+TEACHER = "w2v-bert-2.0"  # the folder of NeuCodec's
 PICKLES = {".pt", ".pth", ".bin", ".ckpt"}
 NESTED = ("generator", "state_dict")  # where trainers keep the model's tensors
 
 
 def family(config: dict[str, Any]) -> str | None:
     """The name of the family whose settings these are, or None."""
+    if NEUCODEC == config.keys():
+        return "neucodec"
     if SPEECHTOKENIZER <= config.keys():
         return "speechtokenizer"
     if SNAC <= config.keys():
@@ -39,8 +47,26 @@ def parts(config: dict[str, Any]) -> dict[str, Any]:
 
 def find_yaml(directory: Path) -> Path | None:
     """The only YAML file of a directory without config.json."""
-    found = [path for pattern in ("*.yaml", "*.yml") for path in directory.glob(pattern)]
+    found = [path for pattern in ("*.yaml", "*.yml") for path in directory.glob(pattern) if path.name != NOT_SETTINGS]
     return found[0] if len(found) == 1 else None
+
+
+def settings_of_weights(directory: Path) -> dict[str, Any] | None:
+    """The settings of a directory that holds weights and none, by the names of its tensors; None where they are not known."""
+    pickles = [path for path in directory.glob("*") if path.suffix in PICKLES]
+    if len(pickles) == 1 and NEUCODEC_WEIGHTS <= read_weights(directory).keys():
+        return {"sample_rate": 24_000, "hop_length": 480}
+    return None
+
+
+def with_teacher(directory: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """NeuCodec's tensors with those of w2v-BERT 2.0, which are a folder of their own where its checkpoint lacks them."""
+    from safetensors.torch import load_file
+
+    path = directory / TEACHER / "model.safetensors"
+    if not path.is_file() or any(name.startswith("semantic_model.") for name in tensors):
+        return tensors
+    return tensors | {f"semantic_model.{name}": value for name, value in load_file(path).items()}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -67,7 +93,7 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
                           f"there is {names}")
     path = found[0]
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # of the many that a pickle can raise, none may get further
         reason = str(error).split("\n")[0][:200]
         raise ConfigError(f"{path}: refused, not tensors alone ({type(error).__name__}: {reason}): load it where you trust it "

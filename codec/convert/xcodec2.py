@@ -48,18 +48,14 @@ def read(config: dict[str, Any], tensors: dict[str, Tensor]) -> Codec:
     })
     source = Source(tensors)
     source.drop("semantic_encoder.masked_spec_embed")
-    for name in _teacher_names(ours.encoder.teacher_layers):
+    for name in teacher_names(ours.encoder.teacher_layers):
         source.take(f"encoder.teacher.model.{name}", f"semantic_encoder.{name}")
-    for index in range(4):
-        source.take(f"encoder.refiner.convs.{index}.weight", f"semantic_adapter.conv{index + 1}.weight")
-        if index in (1, 2):
-            source.take(f"encoder.refiner.convs.{index}.bias", f"semantic_adapter.conv{index + 1}.bias")
+    take_refiner(source, [f"semantic_adapter.conv{index + 1}" for index in range(4)])
     _take_sound(source, len(strides))
-    _take_joined(source, "encoder.join", "fc_encoder", "quantizer.project_in")
-    _take_joined(source, "decoder.split", "quantizer.project_out", "acoustic_decoder.fc")
+    take_joined(source, "encoder.join", "fc_encoder", "quantizer.project_in")
+    take_joined(source, "decoder.split", "quantizer.project_out", "acoustic_decoder.fc")
     _take_decoder(source, ours.decoder.layers)
-    source.put("quantizer.center", "quantization_levels", torch.zeros(len(levels)))
-    source.put("quantizer.scale", "quantization_levels", torch.ones(len(levels)))
+    put_grid(source, len(levels))
     return source.codec(ours)
 
 
@@ -77,7 +73,8 @@ def _teacher(speech: Settings) -> dict[str, Any]:
     }
 
 
-def _teacher_names(layers: int) -> list[str]:
+def teacher_names(layers: int) -> list[str]:
+    """Of the tensors of so many layers of w2v-BERT 2.0."""
     names, parts = [], ["feature_projection.layer_norm", "feature_projection.projection"]
     for index in range(layers):
         layer = f"encoder.layers.{index}"
@@ -89,6 +86,20 @@ def _teacher_names(layers: int) -> list[str]:
         names += [f"{layer}.conv_module.{name}.weight" for name in ("pointwise_conv1", "depthwise_conv", "pointwise_conv2")]
         names.append(f"{layer}.self_attn.distance_embedding.weight")
     return names + [f"{part}.{kind}" for part in parts for kind in ("weight", "bias")]
+
+
+def take_refiner(source: Source, convolutions: list[str]) -> None:
+    """The four convolutions behind the teacher."""
+    for index, name in enumerate(convolutions):
+        source.take(f"encoder.refiner.convs.{index}.weight", f"{name}.weight")
+        if index in (1, 2):
+            source.take(f"encoder.refiner.convs.{index}.bias", f"{name}.bias")
+
+
+def put_grid(source: Source, axes: int) -> None:
+    """The quantizer's axes as they come, neither moved nor scaled."""
+    source.put("quantizer.center", "quantization_levels", torch.zeros(axes))
+    source.put("quantizer.scale", "quantization_levels", torch.ones(axes))
 
 
 def _take_sound(source: Source, blocks: int) -> None:
@@ -111,7 +122,7 @@ def _take_sound(source: Source, blocks: int) -> None:
     take_conv(source, f"{own}.{2 + 5 * blocks}", f"{theirs}.conv2")
 
 
-def _take_joined(source: Source, own: str, first: str, second: str) -> None:
+def take_joined(source: Source, own: str, first: str, second: str) -> None:
     """Two linear maps, one after the other, as one."""
     weights, biases = ([source.pop(f"{name}.{kind}") for name in (first, second)] for kind in ("weight", "bias"))
     if any(value is None for value in weights + biases):
