@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="`codec VERB --help` tells more. `-` as a file name is a pipe.",
     )
     parser.add_argument("--version", action="version", version=f"codec {__version__}")
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_VerbParser)
     for name in VERBS:
         verb = importlib.import_module(f"codec.cli.{name}")
         text = verb.__doc__ or ""
@@ -65,6 +65,21 @@ def build_parser() -> argparse.ArgumentParser:
         verb.add_arguments(sub)
         sub.set_defaults(run=verb.run, usage_error=sub.error)
     return parser
+
+
+class _VerbParser(argparse.ArgumentParser):
+    """Options may also stand between the other arguments, before those that can be left out, which plain argparse refuses."""
+
+    _inside = False
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self._inside:
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
 
 
 def describe(error: BaseException) -> str:

@@ -19,7 +19,7 @@ import sys
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe, or the path of a .yaml file")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings to change")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", default=[], help="settings to change")
     parser.add_argument(
         "--tiny", action="store_true", help="narrow networks, short crops, 20 steps; the model is called NAME-tiny"
     )

@@ -45,6 +45,20 @@ def test_closed_pipes_are_refused(args, words, run, record, monkeypatch):
         (check_input if "encode" in args else check_output)("-")
 
 
+@pytest.mark.parametrize("args, expected", [
+    (["encode", "a.wav", "--bitrate", "2", "b.tok"], {"input": "a.wav", "output": "b.tok", "bitrate": 2}),
+    (["encode", "--bitrate", "2", "a.wav"], {"input": "a.wav", "output": None, "bitrate": 2}),
+    (["encode", "-", "--codebooks", "3", "-"], {"input": "-", "output": "-", "codebooks": 3}),
+    (["train", "mimi", "--tiny", "a=1", "b=2"], {"recipe": "mimi", "tiny": True, "overrides": ["a=1", "b=2"]}),
+    (["train", "mimi", "a=1", "--tiny", "b=2"], {"recipe": "mimi", "tiny": True, "overrides": ["a=1", "b=2"]}),
+    (["train", "mimi"], {"recipe": "mimi", "tiny": False, "overrides": []}),
+])
+def test_options_stand_anywhere(args, expected):
+    """Plain argparse refuses what follows an option, where it may be left out."""
+    parsed = vars(cli.build_parser().parse_args(args))
+    assert {key: parsed[key] for key in expected} == expected
+
+
 def test_every_verb_has_help(run):
     listed = run("--help").out
     for verb in cli.VERBS:
