@@ -5,6 +5,7 @@ one in it, and what is there already is not computed again, so an interrupted ru
 
   codec features recordings/ --teacher facebook/hubert-base-ls960 --out features/
   codec features recordings/ --teacher hubert/ --layer 9 --out features/ --mvq 8      8 bytes a frame
+  codec features recordings/ --text-teacher bert/ --transcripts transcripts.jsonl --out features/
 
 docs/semantics.md tells of teachers, layers and stores.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 
 from codec.cli.common import add_device, check_device, count, duration, note
 from codec.cli.progress import Progress
@@ -20,29 +22,43 @@ from codec.cli.progress import Progress
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="folder of audio files, or a manifest (.json, .jsonl)")
-    parser.add_argument("--teacher", required=True, metavar="NAME", help="folder, hub id, or torchaudio:PIPELINE")
+    teacher = parser.add_mutually_exclusive_group(required=True)
+    teacher.add_argument("--teacher", metavar="NAME", help="folder, hub id, or torchaudio:PIPELINE")
+    teacher.add_argument("--text-teacher", metavar="NAME", help="folder or hub id of a BERT-like model, which reads transcripts")
+    parser.add_argument("--transcripts", metavar="FILE", help="of the recordings, from `codec transcribe`")
+    parser.add_argument("--padded", action="store_true", help="text from the first frame on, as in DM-Codec's code, for comparison")
     parser.add_argument("--layer", default="mean", metavar="N|N,N,...|mean", help="hidden state, or the mean of several (default: mean of all)")
     parser.add_argument("--out", required=True, metavar="OUT", help="folder of feature stores")
     parser.add_argument("--mvq", type=int, metavar="BYTES", help="compress to 1, 2, 4, 8, 16 or 32 bytes a frame")
     parser.add_argument("--split", default="train", help="split of a manifest (default: train)")
     parser.add_argument("--resample", action="store_true", help="allow a teacher that hears another rate than 16 kHz")
+    parser.add_argument("--bf16", action="store_true", help="run the teacher in bfloat16: faster, a little less exact")
     add_device(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     if args.mvq is not None and args.mvq not in (1, 2, 4, 8, 16, 32):
         raise ValueError(f"--mvq {args.mvq}: there is 1, 2, 4, 8, 16 and 32")
+    if (args.text_teacher is None) != (args.transcripts is None) or args.padded and args.text_teacher is None:
+        args.usage_error("--text-teacher goes with --transcripts, and --padded with both")
     layer = parse_layer(args.layer)
 
-    from codec.semantic import FeatureStore, compute, load_teacher
+    from codec.semantic import FeatureStore, Transcripts, compute, compute_text, load_teacher, load_text_teacher
     from codec.training.data import list_audio
 
     paths = [entry.path for entry in list_audio(args.source, args.split)]
-    teacher = load_teacher(args.teacher, layer, check_device(args.device), args.resample)
+    device = check_device(args.device)
+    if args.text_teacher is None:
+        teacher, run_over = load_teacher(args.teacher, layer, device, args.resample), compute
+    else:
+        teacher = load_text_teacher(args.text_teacher, layer, padded=args.padded, device=device)
+        run_over = partial(compute_text, transcripts=Transcripts(args.transcripts))
     store = FeatureStore.of(teacher, args.out, args.mvq)
     began = time.monotonic()
     with Progress() as progress:
-        report = compute(paths, teacher, store, lambda done, total: progress.update(done, total, f"{done} of {total} files"))
+        report = run_over(
+            paths, teacher=teacher, store=store, progress=lambda done, total: progress.update(done, total, f"{done} of {total} files")
+        )
     wall = time.monotonic() - began
     for path, reason in report.skipped[:3]:
         note(f"left out {path}: {reason}")

@@ -23,6 +23,10 @@ _LAZY = {
     "FeatureStore": "features",
     "compute": "features",
     "content_key": "features",
+    "Transcripts": "transcripts",
+    "transcribe": "transcripts",
+    "load_text_teacher": "text",
+    "compute_text": "text",
 }
 __all__ = sorted(_LAZY)
 

@@ -95,7 +95,7 @@ class CtcAligner:
     know are left out (accents first); a word of nothing else ("1862") shares the gap between its neighbours. Long
     recordings run in windows of 30 s with 2 s of context on both sides.
 
-    Raises AlignmentError when it cannot be loaded.
+    Raises AlignmentError or `codec.semantic.teachers.TeacherError`, both ValueError, when it cannot be loaded.
     """
 
     def __init__(self, name_or_dir: str | Path, device: str | torch.device = "cpu"):
@@ -103,17 +103,18 @@ class CtcAligner:
             from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
         except ImportError:
             raise AlignmentError('alignment needs transformers: pip install "neural-codec-toolkit[teachers]"') from None
+        from codec.semantic.transformers_teachers import FILES, check_weights, find, from_pretrained
+
+        folder = find(str(name_or_dir), [*FILES, "vocab.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"])
+        check_weights(str(name_or_dir), folder)
+        model = from_pretrained(AutoModelForCTC, folder)
         try:
-            model, loading = AutoModelForCTC.from_pretrained(str(name_or_dir), output_loading_info=True)
-            tokenizer = AutoTokenizer.from_pretrained(str(name_or_dir))
-            inputs = AutoFeatureExtractor.from_pretrained(str(name_or_dir))
+            tokenizer, inputs = AutoTokenizer.from_pretrained(str(folder)), AutoFeatureExtractor.from_pretrained(str(folder))
         except (OSError, ValueError, KeyError, TypeError) as error:  # TypeError: a tokenizer without its vocabulary
             raise AlignmentError(
-                f"{name_or_dir} is no CTC model with a vocabulary that can be loaded: {(str(error) or 'no reason').splitlines()[0]}"
-            ) from error
-        missing = sorted(loading["missing_keys"])
-        if missing:
-            raise AlignmentError(f"{name_or_dir} holds no weights for {missing[0]}: it is not trained for CTC")
+                f"{name_or_dir} lacks a vocabulary (vocab.json) or preprocessor_config.json that can be read: "
+                f"{' '.join(str(error).split())[:200]}"
+            ) from None
         self.hop = getattr(model.config, "inputs_to_logits_ratio", None)
         if self.hop is None or getattr(inputs, "sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
             raise AlignmentError(f"{name_or_dir} does not hear 16 kHz samples; name a model such as wav2vec2-base-960h")

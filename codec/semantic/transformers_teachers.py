@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 NOT_NEEDED = ("masked_spec_embed",)  # training alone uses it
 
 
-def load(name: str, layer: Layer, device: str | torch.device, resample: bool) -> ModelTeacher:
+def load(name: str, layer: Layer, device: str | torch.device, resample: bool, bfloat16: bool = False) -> ModelTeacher:
     """See `codec.semantic.load_teacher`."""
     try:
         import transformers  # noqa: F401
@@ -47,12 +49,14 @@ def load(name: str, layer: Layer, device: str | torch.device, resample: bool) ->
     teacher = KINDS[kind](folder, config, layer, device, resample)
     plain = Path(name).expanduser().resolve().name if Path(name).expanduser().is_dir() else name.removeprefix("hf:")
     teacher.name = f"{plain}-{layer_name(layer, teacher.layers)}"
+    if bfloat16:
+        teacher.bfloat16, teacher.fingerprint = True, fingerprint_of(teacher, None, teacher.fingerprint, "bfloat16")
     teacher._probe()
     return teacher
 
 
-def find(name: str) -> Path:
-    """The folder of a model, downloaded if need be. Raises TeacherError."""
+def find(name: str, files: Sequence[str] = FILES) -> Path:
+    """The folder of a model, of which `files` are downloaded if need be. Raises TeacherError."""
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / CONFIG).is_file():
@@ -64,7 +68,7 @@ def find(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=FILES))
+        return Path(snapshot_download(hub_id, allow_patterns=list(files)))
     except Exception as error:  # any of a dozen network and hub errors
         raise TeacherError(
             f"{name} is neither a folder nor to be had from the hub ({type(error).__name__}): check the name and the network, or download "
@@ -110,7 +114,7 @@ class WaveTeacher(ModelTeacher):
     def _load(self, folder: Path, config: dict[str, Any]) -> nn.Module:
         from transformers import AutoModel
 
-        return _from_pretrained(AutoModel, folder)
+        return from_pretrained(AutoModel, folder)
 
     def _normalized(self, wav: Tensor) -> Tensor:
         if not self._normalize:
@@ -118,7 +122,7 @@ class WaveTeacher(ModelTeacher):
         return (wav - wav.mean(1, keepdim=True)) / (wav.var(1, correction=0, keepdim=True) + 1e-7).sqrt()
 
     def _rows(self, wav: Tensor) -> Tensor:
-        return self._choose(self.model.eval()(wav.to(self.device), output_hidden_states=True).hidden_states)
+        return self._mean(wav)
 
 
 class MERTTeacher(WaveTeacher):
@@ -132,7 +136,7 @@ class MERTTeacher(WaveTeacher):
             raise TeacherError(f"{folder}: this MERT (feature_extractor_cqt, deepnorm) needs code of its own, which is not run: take one "
                                "without these, such as MERT-v1-95M or MERT-v1-330M")
         known = {key: value for key, value in config.items() if key not in ("model_type", "auto_map", "architectures")}
-        return _from_pretrained(HubertModel, folder, config=HubertConfig(**known))
+        return from_pretrained(HubertModel, folder, config=HubertConfig(**known))
 
 
 class FilterbankTeacher(ModelTeacher):
@@ -148,7 +152,7 @@ class FilterbankTeacher(ModelTeacher):
             self._extractor = SeamlessM4TFeatureExtractor(feature_size=bands, num_mel_bins=bands)
         self.native_rate = self._extractor.sampling_rate
         check_rate(str(folder), self.native_rate, resample)
-        self._freeze(_from_pretrained(AutoModel, folder), device)
+        self._freeze(from_pretrained(AutoModel, folder), device)
         settings = self.model.config
         self.hop, self.reach = 160 * self._extractor.stride, 400 - 160  # frames of 25 ms every 10 ms, put together
         self.window, self.dim = round(WINDOW_SECONDS * self.frame_rate), settings.hidden_size
@@ -157,8 +161,7 @@ class FilterbankTeacher(ModelTeacher):
 
     def _rows(self, wav: Tensor) -> Tensor:
         energies = self._extractor([item.numpy() for item in wav.cpu()], sampling_rate=self.native_rate, return_tensors="pt")
-        states = self.model.eval()(energies["input_features"].to(self.device), output_hidden_states=True).hidden_states
-        return self._choose(states)
+        return self._mean(energies["input_features"])
 
 
 class WhisperTeacher(ModelTeacher):
@@ -191,8 +194,7 @@ class WhisperTeacher(ModelTeacher):
             [item.numpy() for item in wav.cpu()], sampling_rate=self.native_rate, return_tensors="pt", padding="max_length",
             max_length=self.window * self.hop,
         ).input_features
-        states = self.model.eval()(energies.to(self.device), output_hidden_states=True).hidden_states
-        return self._choose(states)[:, : math.ceil(wav.shape[1] / self.hop)]
+        return self._mean(energies)[:, : math.ceil(wav.shape[1] / self.hop)]
 
 
 class ASTTeacher(ModelTeacher):
@@ -204,7 +206,7 @@ class ASTTeacher(ModelTeacher):
     def __init__(self, folder: Path, config: dict[str, Any], layer: Layer, device: str | torch.device, resample: bool):
         from transformers import ASTFeatureExtractor, AutoModel
 
-        self._freeze(_from_pretrained(AutoModel, folder), device)
+        self._freeze(from_pretrained(AutoModel, folder), device)
         settings = self.model.config
         if (folder / PREPROCESSOR).is_file():
             self._extractor = ASTFeatureExtractor.from_pretrained(folder)
@@ -220,8 +222,7 @@ class ASTTeacher(ModelTeacher):
 
     def _rows(self, wav: Tensor) -> Tensor:
         energies = self._extractor([item.numpy() for item in wav.cpu()], sampling_rate=self.native_rate, return_tensors="pt")
-        states = self.model.eval()(energies["input_values"].to(self.device), output_hidden_states=True).hidden_states
-        patches = self._choose(states)[:, 2:]  # behind two tokens that stand for the whole
+        patches = self._mean(energies["input_values"])[:, 2:]  # behind two tokens that stand for the whole
         rows = patches.unflatten(1, (self._bands, -1)).mean(1)
         return rows[:, : math.ceil(wav.shape[1] / self.hop)]
 
@@ -243,21 +244,35 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _from_pretrained(kind: Any, folder: Path, **options: Any) -> nn.Module:
-    """A model whose weights are all there: what is missing would be random."""
+def from_pretrained(kind: Any, folder: Path, unused: Sequence[str] = (), **options: Any) -> nn.Module:
+    """A model whose weights are all there but for parts named `unused`: what is missing would be random. Raises TeacherError."""
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _quiet():
             model, found = kind.from_pretrained(
                 os.fspath(folder), use_safetensors=True, local_files_only=True, trust_remote_code=False, dtype=torch.float32,
                 output_loading_info=True, **options,
             )
     except (OSError, RuntimeError, ValueError) as error:
         raise TeacherError(f"{folder}: the weights do not fit config.json ({' '.join(str(error).split())[:200]})") from None
-    missing = [name for name in found["missing_keys"] if not name.endswith(NOT_NEEDED)]
+    missing = [name for name in found["missing_keys"] if not name.endswith(NOT_NEEDED) and not name.startswith(tuple(unused))]
     missing += [str(name) for name in found.get("mismatched_keys", ())]
     if missing:
         raise TeacherError(f"{folder}: weights are missing or of another shape: {', '.join(sorted(missing)[:5])}")
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars of transformers."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _fill(encoder: nn.Module, folder: Path) -> None:
