@@ -100,6 +100,7 @@ def small(package):
         quantizer.project_in.register_forward_hook(lambda layer, inputs, axes: bounded(axes))
         quantizer.soft_clamp_input_value = None
         quantizer.layers[0].bound_hard_clamp = quantizer.layers[0].preserve_symmetry = False
+        quantizer.layers[0].implicit_codebook = quantizer.layers[0]._indices_to_codes(torch.arange(4**8))
     return model.eval().requires_grad_(False)
 
 
