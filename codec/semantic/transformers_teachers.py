@@ -50,7 +50,7 @@ def load(name: str, layer: Layer, device: str | torch.device, resample: bool, bf
     plain = Path(name).expanduser().resolve().name if Path(name).expanduser().is_dir() else name.removeprefix("hf:")
     teacher.name = f"{plain}-{layer_name(layer, teacher.layers)}"
     if bfloat16:
-        teacher.bfloat16, teacher.fingerprint = True, fingerprint_of(teacher, None, teacher.fingerprint, "bfloat16")
+        teacher.halve()
     teacher._probe()
     return teacher
 
