@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     paths = [entry.path for entry in list_audio(args.source, args.split)]
     device = check_device(args.device)
     if args.text_teacher is None:
-        teacher, run_over = load_teacher(args.teacher, layer, device, args.resample), compute
+        teacher, run_over = load_teacher(args.teacher, layer, device, args.resample, args.bf16), compute
     else:
         teacher = load_text_teacher(args.text_teacher, layer, padded=args.padded, device=device)
         run_over = partial(compute_text, transcripts=Transcripts(args.transcripts))
