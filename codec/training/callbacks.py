@@ -98,17 +98,18 @@ class Validation(lightning.Callback):
     def measure(self, module: CodecTraining, model, k: int) -> dict[str, float | None]:
         """Means over the validation items at k codebooks."""
         pesq, stoi, distance = [], [], []
+        rate = model.output_sample_rate
         for index, item in enumerate(self.items):
-            decoded = model.decode(model.encode(item, num_codebooks=k))[0, 0]
-            distance.append(float(mel_distance(decoded, torch.from_numpy(item), model.sample_rate)))
-            scores = speech_scores(item, decoded.numpy(), model.sample_rate)
+            decoded = model.decode(model.encode(item, rate, num_codebooks=k))[0, 0]
+            distance.append(float(mel_distance(decoded, torch.from_numpy(item), rate)))
+            scores = speech_scores(item, decoded.numpy(), rate)
             if scores:
                 pesq.append(scores[0])
                 stoi.append(scores[1])
             if index < 2:
                 folder = self.directory / "audio"
                 folder.mkdir(exist_ok=True)
-                soundfile.write(folder / f"{index}_{k}.wav", decoded.clamp(-1, 1).numpy(), model.sample_rate)
+                soundfile.write(folder / f"{index}_{k}.wav", decoded.clamp(-1, 1).numpy(), rate)
         return {
             "pesq": float(np.mean(pesq)) if pesq else None, "stoi": float(np.mean(stoi)) if stoi else None,
             "mel": float(np.mean(distance)),

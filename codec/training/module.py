@@ -28,6 +28,7 @@ from codec.training.balancer import Balancer
 from codec.training.ema import EMA
 from codec.training.losses import SpectralLosses
 from codec.training.recipe import LossConfig, Recipe
+from codec.training.resampling import Resampling
 from codec.training.targets import Batch
 from discriminators.losses import discriminator_loss, feature_matching_loss, generator_loss
 
@@ -36,7 +37,8 @@ Targets = Sequence[tuple[Tensor, Tensor]]  # (B, T', D) features and (B, T') val
 
 
 class CodecTraining(lightning.LightningModule):
-    """Trains `self.model`. Batches are crops (B, 1, T), one a step, or a `Batch` where the recipe has semantic targets."""
+    """Trains `self.model`. Batches are crops (B, 1, T), one a step, or a `Batch` where the recipe has semantic targets. They are at
+    the decoder's rate; the encoder gets them resampled where it has another."""
 
     def __init__(self, recipe: Recipe, batches=None, widths: Sequence[int] = ()):
         """batches: `batch(step, rank)` gives a batch, from which the codebooks' first latents are drawn too.
@@ -46,18 +48,20 @@ class CodecTraining(lightning.LightningModule):
         self.recipe, self.batches = recipe, batches
         torch.manual_seed(recipe.run.seed)
         self.model = Codec(recipe.model)
+        rate = self.model.output_sample_rate
+        self.to_input = Resampling(rate, self.model.sample_rate)
         crop_frames = round(recipe.data.crop_seconds * recipe.model.sample_rate) // recipe.model.frame_size
         processes = recipe.run.devices * recipe.run.nodes
         self.model.quantizer.prepare_training(processes * recipe.data.batch_size * crop_frames, synchronized=processes > 1)
         if recipe.init:
             self._start_from(hub.load(recipe.init))
         entries = recipe.adversary.discriminators
-        self.discriminator = discriminators.build_all(entries, recipe.model.sample_rate) if entries else None
+        self.discriminator = discriminators.build_all(entries, rate) if entries else None
         if entries and self._judged_samples(recipe) < self.discriminator.min_samples:
             raise ConfigError(f"adversary.crop_seconds={recipe.adversary.crop_seconds} is too short for these discriminators: "
                               f"they need {self.discriminator.min_samples} samples")
         self.semantic = self._heads(widths)
-        self.spectral = SpectralLosses(recipe.model.sample_rate, recipe.loss.spectral)
+        self.spectral = SpectralLosses(rate, recipe.loss.spectral)
         self.balancer = _balancer(recipe.loss, self.spectral.weights)
         self.ema = EMA(self.model, recipe.schedule.ema)
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
@@ -123,7 +127,7 @@ class CodecTraining(lightning.LightningModule):
         judged = self.discriminator is not None and step >= adversary.start and step % adversary.every == 0
 
         active = self._active(batch.shape[0]) if quantize else None
-        output = self.model(batch, active, quantize)
+        output = self.model(self.to_input(batch), active, quantize)
         spectral = self.spectral(output.audio, batch)
         judgement: dict[str, Tensor] = {}
         if judged:
@@ -154,7 +158,7 @@ class CodecTraining(lightning.LightningModule):
 
     def _update_student(self, optimizer: Any, wav: Tensor, targets: Targets) -> None:
         """A step of the student in the encoder alone, on the teacher's features."""
-        _, content, _ = self.model.encoder.with_content(wav)
+        _, content, _ = self.model.encoder.with_content(self.to_input(wav))
         empty = wav.new_zeros(0)
         output = CodecOutput(empty, empty, empty, None, {}, {}, content)
         semantic = self._semantic_losses(output, None, targets)
@@ -205,7 +209,7 @@ class CodecTraining(lightning.LightningModule):
 
     @staticmethod
     def _judged_samples(recipe: Recipe) -> int:
-        return round(min(recipe.adversary.crop_seconds, recipe.data.crop_seconds) * recipe.model.sample_rate)
+        return round(min(recipe.adversary.crop_seconds, recipe.data.crop_seconds) * recipe.model.output_rate)
 
     def _active(self, batch: int) -> Tensor:
         """Quantizer dropout: codebooks (B,) of each item. A share `full_rate` uses all, the others 1..K by weight."""
@@ -225,7 +229,7 @@ class CodecTraining(lightning.LightningModule):
         steps = range(2**31, 2**31 + self.recipe.schedule.init_batches)  # of the data: none that training will see
         batches = (self.batches(step, 0) for step in steps)
         crops = (batch.wav if isinstance(batch, Batch) else batch for batch in batches)
-        latents = [self.model.encoder(wav.to(self.device))[0].float() for wav in crops]
+        latents = [self.model.encoder(self.to_input(wav.to(self.device)))[0].float() for wav in crops]
         self.model.quantizer.initialize(torch.cat(latents))
 
     # Records

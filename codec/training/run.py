@@ -39,9 +39,9 @@ def train(recipe: Recipe, progress: bool = True) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     _keep_settings(recipe, directory)
     crops = SpeechCrops(
-        recipe.data.train, recipe.model.sample_rate, _crop_samples(recipe), recipe.data.batch_size, seed=run.seed,
+        recipe.data.train, recipe.model.output_rate, _crop_samples(recipe), recipe.data.batch_size, seed=run.seed,
         cache=recipe.data.cache, group_power=recipe.data.group_power, gain_db=recipe.data.gain_db, tilt=recipe.data.tilt,
-        frame_samples=recipe.model.frame_size if recipe.semantic.targets else 1,
+        frame_samples=recipe.model.output_frame_size if recipe.semantic.targets else 1,
     )
     stores = _stores(recipe)
     if stores:
@@ -113,14 +113,14 @@ def _validation_items(recipe: Recipe) -> list:
 
     entries = list_audio(recipe.data.valid, split="eval")
     chosen = entries[:: max(1, len(entries) // max(1, recipe.data.valid_items))][: recipe.data.valid_items]
-    rate = recipe.model.sample_rate
+    rate = recipe.model.output_rate
     return [decode(entry.path, rate)[: 10 * rate].astype(np.float32) / 32767 for entry in chosen]
 
 
 def _crop_samples(recipe: Recipe) -> int:
-    """Samples of a crop: a whole number of frames."""
+    """Samples of a crop at the decoder's rate: a whole number of frames."""
     frames = round(recipe.data.crop_seconds * recipe.model.sample_rate) // recipe.model.frame_size
-    return frames * recipe.model.frame_size
+    return frames * recipe.model.output_frame_size
 
 
 def _keep_settings(recipe: Recipe, directory: Path) -> None:
