@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.backbones.base import Network, block_frames
+from codec.nn.conv1d import Conv1d, ConvTranspose1d
 from codec.nn.reach import decoder_context, encoder_context
 from codec.nn.snake import Snake
 
@@ -28,9 +29,9 @@ class ResidualUnit(nn.Module):
         super().__init__()
         self.snake1 = Snake(channels)
         padding = (KERNEL - 1) * dilation // 2
-        self.conv1 = nn.Conv1d(channels, channels, KERNEL, dilation=dilation, padding=padding, groups=groups)
+        self.conv1 = Conv1d(channels, channels, KERNEL, dilation=dilation, padding=padding, groups=groups)
         self.snake2 = Snake(channels)
-        self.conv2 = nn.Conv1d(channels, channels, 1)
+        self.conv2 = Conv1d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.snake2(self.conv1(self.snake1(x)), reuse=True)).add_(x)
@@ -43,7 +44,7 @@ class DownBlock(nn.Module):
         super().__init__()
         self.units = nn.Sequential(*(ResidualUnit(channels, dilation, groups) for dilation in DILATIONS))
         self.snake = Snake(channels)
-        self.conv = nn.Conv1d(channels, 2 * channels, 2 * stride, stride=stride, padding=math.ceil(stride / 2))
+        self.conv = Conv1d(channels, 2 * channels, 2 * stride, stride=stride, padding=math.ceil(stride / 2))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(self.snake(self.units(x), reuse=True))
@@ -59,7 +60,7 @@ class UpBlock(nn.Module):
     def __init__(self, channels: int, stride: int, whole: bool):
         super().__init__()
         self.snake = Snake(channels)
-        self.conv = nn.ConvTranspose1d(
+        self.conv = ConvTranspose1d(
             channels, channels // 2, 2 * stride, stride=stride, padding=math.ceil(stride / 2),
             output_padding=stride % 2 if whole else 0,
         )
@@ -79,10 +80,10 @@ class DACEncoder(Network):
     def __init__(self, dim: int, hop: int, channels: int, strides: Sequence[int]):
         super().__init__()
         check_strides(strides, hop)
-        self.conv1 = nn.Conv1d(1, channels, KERNEL, padding=KERNEL // 2)
+        self.conv1 = Conv1d(1, channels, KERNEL, padding=KERNEL // 2)
         self.blocks = nn.Sequential(*(DownBlock(channels * 2**i, stride) for i, stride in enumerate(strides)))
         self.snake = Snake(channels * 2 ** len(strides))
-        self.conv2 = nn.Conv1d(channels * 2 ** len(strides), dim, 3, padding=1)
+        self.conv2 = Conv1d(channels * 2 ** len(strides), dim, 3, padding=1)
         self.context = encoder_context(self, hop)
         self.block_frames = block_frames(channels * hop, self.context)
 
@@ -108,10 +109,10 @@ class DACDecoder(Network):
             raise ValueError(f"channels={channels} cannot be halved {len(strides)} times: take a multiple of {least}")
         self.hop, self.tanh = hop, tanh
         last = channels // 2 ** len(strides)
-        self.conv1 = nn.Conv1d(dim, channels, KERNEL, padding=KERNEL // 2)
+        self.conv1 = Conv1d(dim, channels, KERNEL, padding=KERNEL // 2)
         self.blocks = nn.Sequential(*(UpBlock(channels // 2**i, stride, whole) for i, stride in enumerate(strides)))
         self.snake = Snake(last)
-        self.conv2 = nn.Conv1d(last, 1, KERNEL, padding=KERNEL // 2)
+        self.conv2 = Conv1d(last, 1, KERNEL, padding=KERNEL // 2)
         self.context = decoder_context(self, hop)
         self.block_frames = block_frames(last * hop, self.context)
 

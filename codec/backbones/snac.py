@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from codec.backbones.base import Network, block_frames
 from codec.backbones.dac import DILATIONS, KERNEL, DownBlock, ResidualUnit, check_strides
+from codec.nn.conv1d import Conv1d, ConvTranspose1d
 from codec.nn.reach import decoder_context, encoder_context
 from codec.nn.snake import Snake
 
@@ -26,7 +27,7 @@ class Noise(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.scale = nn.Conv1d(channels, channels, 1, bias=False)
+        self.scale = Conv1d(channels, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -42,7 +43,7 @@ class UpBlock(nn.Module):
         super().__init__()
         half = channels // 2
         self.snake = Snake(channels)
-        self.conv = nn.ConvTranspose1d(
+        self.conv = ConvTranspose1d(
             channels, half, 2 * stride, stride=stride, padding=math.ceil(stride / 2), output_padding=stride % 2
         )
         self.noise = Noise(half) if noise else None
@@ -70,11 +71,11 @@ class SNACEncoder(Network):
             raise ValueError(f"dim={dim}: an encoder that starts with {channels} channels has latents "
                              f"{channels * 2 ** len(strides)} wide after {len(strides)} strides")
         widths = [channels * 2**i for i in range(len(strides))]
-        self.conv1 = nn.Conv1d(1, channels, KERNEL, padding=KERNEL // 2)
+        self.conv1 = Conv1d(1, channels, KERNEL, padding=KERNEL // 2)
         self.blocks = nn.Sequential(
             *(DownBlock(width, stride, width if depthwise else 1) for width, stride in zip(widths, strides))
         )
-        self.conv2 = nn.Conv1d(dim, dim, KERNEL, padding=KERNEL // 2, groups=dim if depthwise else 1)
+        self.conv2 = Conv1d(dim, dim, KERNEL, padding=KERNEL // 2, groups=dim if depthwise else 1)
         self.context = encoder_context(self, hop)
         self.block_frames = block_frames(channels * hop, self.context)
 
@@ -98,13 +99,13 @@ class SNACDecoder(Network):
         if last * 2 ** len(strides) != channels:
             least = 2 ** len(strides)
             raise ValueError(f"channels={channels} cannot be halved {len(strides)} times: take a multiple of {least}")
-        first = nn.Conv1d(dim, dim if depthwise else channels, KERNEL, padding=KERNEL // 2, groups=dim if depthwise else 1)
-        self.first = nn.Sequential(first, nn.Conv1d(dim, channels, 1)) if depthwise else nn.Sequential(first)
+        first = Conv1d(dim, dim if depthwise else channels, KERNEL, padding=KERNEL // 2, groups=dim if depthwise else 1)
+        self.first = nn.Sequential(first, Conv1d(dim, channels, 1)) if depthwise else nn.Sequential(first)
         self.blocks = nn.Sequential(
             *(UpBlock(channels // 2**i, stride, depthwise, noise) for i, stride in enumerate(strides))
         )
         self.snake = Snake(last)
-        self.conv2 = nn.Conv1d(last, 1, KERNEL, padding=KERNEL // 2)
+        self.conv2 = Conv1d(last, 1, KERNEL, padding=KERNEL // 2)
         self.context = decoder_context(self, hop)
         self.block_frames = block_frames(last * hop, self.context)
 

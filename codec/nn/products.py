@@ -10,10 +10,18 @@ from torch.nn import functional as F
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def usable(x: Tensor, weight: Tensor) -> bool:
+    """Whether x is to be coded by such kernels: on a CPU in float32, without gradients, and not on the way into a graph."""
+    return (
+        _ONEDNN and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
+        and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    )
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` on (..., C)."""
-    fast = _ONEDNN and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
-    if not fast or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if not usable(x, weight):
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 

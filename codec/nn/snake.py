@@ -23,12 +23,18 @@ class Snake(nn.Module):
         return self._by_tiles(x, scale, x if reuse else torch.empty_like(x))
 
     def _by_tiles(self, x: Tensor, scale: Tensor, out: Tensor) -> Tensor:
-        """The same numbers, a few channels at a time."""
-        channels, length = x.shape[1:]
-        rows = max(1, TILE // max(1, length))
+        """The same numbers, a tile at a time: some steps of all channels where these lie side by side in memory, or else some
+        channels with all steps."""
+        moments = x.stride(1) == 1
+        tile = max(1, TILE // max(1, x.shape[1] if moments else x.shape[2]))
+        alpha = self.alpha[:, 0] if moments else self.alpha
+        scale = scale[:, 0] if moments else scale
         for item, result in zip(x, out):
-            for start in range(0, channels, rows):
-                part = slice(start, start + rows)
-                wave = (item[part] * self.alpha[part]).sin_()
-                torch.addcmul(item[part], scale[part], wave.mul_(wave), out=result[part])
+            if moments:
+                item, result = item.T, result.T
+            for start in range(0, item.shape[0], tile):
+                part = slice(start, start + tile)
+                own, by = (alpha, scale) if moments else (alpha[part], scale[part])
+                wave = (item[part] * own).sin_()
+                torch.addcmul(item[part], by, wave.mul_(wave), out=result[part])
         return out
