@@ -180,6 +180,7 @@ def decode_reader(
 def decoded(model: Codec, reader: TokReader) -> Iterator[np.ndarray]:
     """The audio (channels, n) of a .tok file at the decoder's rate, block by block, lost frames muted."""
     size, position = model.output_frame_size, 0  # position: of the first sample that is held
+    last = size * reader.spec.frame_multiple  # samples of the last frames, which may be longer than the audio, as its end tells
     held = np.zeros((reader.channels, 0), dtype=np.float32)
 
     def hold(wav: torch.Tensor) -> np.ndarray:
@@ -190,7 +191,7 @@ def decoded(model: Codec, reader: TokReader) -> Iterator[np.ndarray]:
     with Stream(model, reader.channels, model.num_codebooks) as stream:
         for codes in cut((codes for _, codes in reader.blocks()), BLOCK_FRAMES):
             held = hold(stream.decode(torch.from_numpy(codes)))
-            ready = max(0, held.shape[1] - size)  # the last frame may be longer than the audio, which its end tells
+            ready = max(0, held.shape[1] - last)
             yield held[:, :ready]
             held, position = held[:, ready:], position + ready
         held = hold(stream.flush_decoder())

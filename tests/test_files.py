@@ -13,9 +13,11 @@ import soundfile
 import torch
 
 from codec import AudioError, Codec, CodecConfig, TokError, Tokens
-from codec.config import ConvNeXtDecoderConfig, ConvNeXtEncoderConfig, QuantizerConfig
+from codec.config import ConvNeXtDecoderConfig, ConvNeXtEncoderConfig, QuantizerConfig, SEANetDecoderConfig
 from codec.container import TokReader, TokWriter
 from codec.files import cut, decode_file, decoded, encode_file, mute
+from codec.model import BLOCK_FRAMES
+from small_models import make_config, make_model
 
 
 def tiny_codec(seed: int = 0) -> Codec:
@@ -179,6 +181,22 @@ def test_decoded_comes_in_blocks(model, tmp_path):
     with TokReader(tmp_path / "a.tok") as reader:
         sizes = [block.shape[1] for block in decoded(model, reader)]
     assert sum(sizes) == 16000 * 35 and max(sizes) <= 16000 * 10
+
+
+def test_codes_held_for_several_frames_may_end_behind_the_audio(tmp_path):
+    """The decoder gives all of the last group before the end of the file says how long the audio was."""
+    config = make_config(
+        decoder=SEANetDecoderConfig(channels=4, strides=(8, 5, 4), residual_layers=1, lstm_layers=0),
+        quantizer=QuantizerConfig("multiscale_rvq", 2, 32, {"strides": (4, 1)}),
+    )
+    model, rate = make_model(config), config.sample_rate
+    wav = torch.randn(1, (BLOCK_FRAMES + 1) * 160 - 50) * 0.1
+    tokens = model.encode(wav)
+    assert tokens.num_frames == BLOCK_FRAMES + 4
+    tokens.save(tmp_path / "a.tok")
+    with TokReader(tmp_path / "a.tok") as reader:
+        heard = np.concatenate(list(decoded(model, reader)), axis=1)
+    np.testing.assert_array_equal(heard, model.decode(tokens)[0].numpy())
 
 
 def test_cut():
