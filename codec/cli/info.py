@@ -90,7 +90,8 @@ def _model(name: str) -> dict[str, Any]:
     spec = model.spec
     return {
         "kind": "model", "name": model.config.name, "sample_rate": model.sample_rate, "frame_rate": model.frame_rate,
-        "frame_size": model.frame_size, "channels": model.channels, "num_codebooks": model.num_codebooks,
+        "frame_size": model.frame_size, "output_sample_rate": model.output_sample_rate, "channels": model.channels,
+        "num_codebooks": model.num_codebooks,
         "codebook_sizes": list(model.codebook_sizes),
         "bitrates": [model.bitrate(k) for k in model.quantizer.counts], "latency_ms": 1000 * model.latency,
         "fingerprint": spec.fingerprint, "decoder_fingerprint": spec.decoder_fingerprint,
@@ -106,7 +107,7 @@ def _words(key: str, value: Any) -> str:
         return "none" if key == "problem" else "not known"
     if key == "seconds":
         return duration(value)
-    if key in ("sample_rate", "model_sample_rate"):
+    if key in ("sample_rate", "model_sample_rate", "output_sample_rate"):
         return f"{value} Hz"
     if key in ("bitrate", "bitrates"):
         rates = value if isinstance(value, list) else [value]

@@ -47,8 +47,8 @@ def test_model(run, model_dir, tiny_model):
     found = facts(run, model_dir)
     loaded = hub.load(model_dir)
     assert found == found | {
-        "kind": "model", "name": "tiny", "sample_rate": 16000, "frame_rate": 100.0, "frame_size": 160, "channels": 1,
-        "num_codebooks": 4, "codebook_sizes": [32] * 4, "bitrates": [500.0, 1000.0, 1500.0, 2000.0],
+        "kind": "model", "name": "tiny", "sample_rate": 16000, "output_sample_rate": 16000, "frame_rate": 100.0,
+        "frame_size": 160, "channels": 1, "num_codebooks": 4, "codebook_sizes": [32] * 4, "bitrates": [500.0, 1000.0, 1500.0, 2000.0],
         "latency_ms": 1000 * tiny_model.latency, "fingerprint": loaded.spec.fingerprint,
         "decoder_fingerprint": loaded.spec.decoder_fingerprint, "codebook_parameters": 4 * 32 * 12,
         "encoder_parameters": sum(p.numel() for p in tiny_model.encoder.parameters()),
