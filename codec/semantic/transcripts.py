@@ -225,41 +225,61 @@ class FasterWhisper:
             raise TranscriptError(
                 f"the recogniser {name_or_dir} cannot be loaded ({error}); name a size such as base, or a folder of CTranslate2"
             ) from error
-        known = getattr(self._model, "supported_languages", None) or self.languages
-        unknown = [language for language in self.languages if language not in known]
+        unknown = [language for language in self.languages if language not in self._model.supported_languages]
         if unknown:
             raise TranscriptError(f"{self.name} knows no language {unknown[0]!r}; languages are codes like en, de, zh")
+        self._encode, self._model.encode = self._model.encode, self._listen
+        self._language: str | None = None  # that is being decoded, until it is known to be the right one
+        self._encoded: Any = None  # what the encoder gave when it was not
 
     def __call__(self, wav: np.ndarray) -> Transcript:
         """16 kHz samples (T,) float32 to a transcript. Raises Skip for another language and where no words are heard."""
-        segments, info = self._run(wav, self.languages[0] if len(self._all_languages()) == 1 else None)
-        language = info.language
-        if self.languages and language not in self.languages:
-            shares = {code: share for code, share in info.all_language_probs or [] if code in self.languages}
-            if sum(shares.values()) < 0.5:
-                raise Skip("language", language)
-            language = max(shares, key=shares.get)
-            segments, _ = self._run(wav, language)
+        language = (self.languages or self._model.supported_languages)[0]
+        self._language, self._encoded = language, None
+        try:
+            segments = self._segments(wav, language)
+        except _OtherLanguage as other:
+            self._language, language = None, other.language
+            segments = self._segments(wav, language)
         seconds = len(wav) / SAMPLE_RATE
-        heard, sure = False, []
-        for segment in segments:
-            heard = heard or bool(segment.words)
-            if segment.avg_logprob >= UNSURE and segment.compression_ratio <= REPEATING:
-                sure += segment.words or []
-        words = _whole_words(sure, seconds)
+        sure = [s for s in segments if s.avg_logprob >= UNSURE and s.compression_ratio <= REPEATING]
+        words = _whole_words((word for segment in sure for word in segment.words or []), seconds)
         if not words:
-            raise Skip("unsure" if heard else "no speech", language)
+            raise Skip("unsure" if any(segment.words for segment in segments) else "no speech", language)
         return Transcript(" ".join(word.text for word in words), words, language, "asr", self.name, seconds=seconds)
 
-    def _all_languages(self) -> Sequence[str]:
-        """The languages to choose from; one for a model of English alone."""
-        return ("en", "other") if self._model.model.is_multilingual else self.languages[:1]
-
-    def _run(self, wav: np.ndarray, language: str | None):
-        return self._model.transcribe(
+    def _segments(self, wav: np.ndarray, language: str) -> list[Any]:
+        segments, _ = self._model.transcribe(
             np.ascontiguousarray(wav, dtype=np.float32), language=language, beam_size=5, temperature=0.0, word_timestamps=True,
             condition_on_previous_text=False,
         )
+        return list(segments)
+
+    def _listen(self, features: np.ndarray) -> Any:
+        """The encoder, in the place of the model's. The language is found in what it gives for the first 30 s; the package
+        would run it twice."""
+        if self._encoded is not None:
+            encoded, self._encoded = self._encoded, None
+            return encoded
+        encoded = self._encode(features)
+        if self._language is not None and self._model.model.is_multilingual:
+            decoded, self._language = self._language, None
+            shares = {token[2:-2]: share for token, share in self._model.model.detect_language(encoded)[0]}  # <|en|>
+            language = max(shares, key=shares.get)
+            if self.languages and language not in self.languages:
+                wanted = {code: shares.get(code, 0.0) for code in self.languages}
+                if sum(wanted.values()) < 0.5:
+                    raise Skip("language", language)
+                language = max(wanted, key=wanted.get)
+            if language != decoded:
+                self._encoded = encoded
+                raise _OtherLanguage(language)
+        return encoded
+
+
+class _OtherLanguage(Exception):
+    def __init__(self, language: str):
+        self.language = language
 
 
 def _whole_words(pieces: Iterable[Any], seconds: float) -> tuple[Word, ...]:

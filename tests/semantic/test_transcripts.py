@@ -230,26 +230,42 @@ def test_a_text_of_something_else_is_a_mismatch(corpus, tmp_path):
 
 Segment = namedtuple("Segment", "words avg_logprob compression_ratio")
 Piece = namedtuple("Piece", "word start end")
-Info = namedtuple("Info", "language all_language_probs")
 
 
 @pytest.fixture
 def whisper(monkeypatch):
     """The package with a model that hears what the test says; `whisper.calls` are the options it was called with."""
-    fake = types.SimpleNamespace(calls=[], segments=[], info=Info("en", [("en", 0.9), ("de", 0.1)]), made=None)
+    fake = types.SimpleNamespace(calls=[], segments=[], shares={"en": 0.9, "de": 0.1}, made=None, encoded=0)
+
+    class Network:
+        is_multilingual = True
+
+        def detect_language(self, encoded):
+            assert encoded == "encoded"
+            return [[(f"<|{code}|>", share) for code, share in fake.shares.items()]]
 
     class WhisperModel:
-        supported_languages = ["en", "de", "nl"]
-        model = types.SimpleNamespace(is_multilingual=True)
-
         def __init__(self, name, **options):
             if "missing" in name:
                 raise ValueError("Invalid model size")
-            fake.made = options
+            fake.made, self.model = options, Network()
+            self.model.is_multilingual = not name.endswith(".en")
+            self.supported_languages = ["en", "de", "nl"] if self.model.is_multilingual else ["en"]
+
+        def encode(self, features):
+            fake.encoded += 1
+            return "encoded"
 
         def transcribe(self, wav, **options):
             fake.calls.append(options)
-            return iter(fake.segments), fake.info._replace(language=options["language"] or fake.info.language)
+
+            def segments():
+                assert self.encode(wav) == "encoded"
+                yield from fake.segments
+                if len(wav) > 30 * 16_000:
+                    assert self.encode(wav) == "encoded"
+
+            return segments(), None
 
     monkeypatch.setitem(sys.modules, "faster_whisper", types.SimpleNamespace(WhisperModel=WhisperModel))
     return fake
@@ -281,15 +297,29 @@ def test_whisper_leaves_out_what_it_is_unsure_of(whisper):
 def test_whisper_and_languages(whisper):
     whisper.segments = [GOOD]
     wav = np.zeros(32_000, np.float32)
-    whisper.info = Info("de", [("de", 0.98), ("en", 0.01)])
-    with pytest.raises(Skip) as skip:
-        FasterWhisper("base", ["en"])(wav)
-    assert (skip.value.reason, skip.value.language) == ("language", "de")
-    assert FasterWhisper("base", ["en", "de"])(wav).language == "de"
-    assert FasterWhisper("base")(wav).language == "de"
-    whisper.info = Info("nl", [("nl", 0.4), ("en", 0.35), ("de", 0.2)])  # more probably one of the wanted two
-    whisper.calls.clear()
-    assert FasterWhisper("base", ["en", "de"])(wav).language == "en" and whisper.calls[1]["language"] == "en"
+    whisper.shares = {"de": 0.98, "en": 0.01}
+    english = FasterWhisper("base", ["en"])
+    for _ in range(2):
+        with pytest.raises(Skip) as skip:
+            english(wav)
+        assert (skip.value.reason, skip.value.language) == ("language", "de")
+    for languages in (["en", "de"], ["de"], []):
+        whisper.calls.clear()
+        assert FasterWhisper("base", languages)(wav).language == "de" and whisper.calls[-1]["language"] == "de"
+    whisper.shares = {"nl": 0.4, "en": 0.35, "de": 0.2}  # more probably one of the wanted two
+    assert FasterWhisper("base", ["de", "en"])(wav).language == "en" and whisper.calls[-1]["language"] == "en"
+    whisper.shares = {"en": 0.99, "de": 0.01}
+    assert english(wav).language == "en"
+    whisper.shares = {"de": 1.0}
+    assert FasterWhisper("base.en", ["en"])(wav).language == "en"  # it knows but one
+
+
+@pytest.mark.parametrize("languages", [["en"], ["de", "en"], []])
+@pytest.mark.parametrize("seconds, runs", [(2, 1), (40, 2)])
+def test_whisper_encodes_each_window_once(languages, seconds, runs, whisper):
+    whisper.segments = [GOOD]
+    assert FasterWhisper("base", languages)(np.zeros(16_000 * seconds, np.float32)).language == "en"
+    assert whisper.encoded == runs
 
 
 def test_whisper_that_cannot_be_had(whisper, monkeypatch):
