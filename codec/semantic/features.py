@@ -415,9 +415,10 @@ def _read_header(shard: Path) -> dict[str, Any]:
     """The header of a safetensors file: tensors by name, without opening all of them."""
     try:
         with open(shard, "rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
-        if shard.stat().st_size < end:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        end = max(entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__")
+        if shard.stat().st_size != 8 + length + end:
             raise ValueError("cut short")
         return header
     except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:

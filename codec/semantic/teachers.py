@@ -260,6 +260,14 @@ def layer_name(layer: Layer, layers: tuple[int, ...]) -> str:
     return "mean" if layer == "mean" else "+".join(map(str, layers))
 
 
+def strides_of(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
+    """Convolutions one behind the other: samples a row, and how many more than these a row sees."""
+    hop = sees = 1
+    for kernel, stride in zip(kernels, strides):
+        sees, hop = sees + (kernel - 1) * hop, hop * stride
+    return hop, sees - hop
+
+
 def check_rate(name: str, rate: int, resample: bool) -> None:
     if rate != SAMPLE_RATE and not resample:
         raise TeacherError(

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from codec.semantic.teachers import (
     SAMPLE_RATE,
@@ -26,6 +27,7 @@ from codec.semantic.teachers import (
     chosen,
     fingerprint_of,
     layer_name,
+    strides_of,
 )
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -102,11 +104,7 @@ class WaveTeacher(ModelTeacher):
         self._normalize = bool(facts.get("do_normalize", True))
         self._freeze(self._load(folder, config), device)
         settings = self.model.config
-        self.hop, self.reach = 1, 1
-        for kernel, stride in zip(settings.conv_kernel, settings.conv_stride):
-            self.reach += (kernel - 1) * self.hop
-            self.hop *= stride
-        self.reach -= self.hop
+        self.hop, self.reach = strides_of(settings.conv_kernel, settings.conv_stride)
         self.window, self.dim = round(WINDOW_SECONDS * self.frame_rate), settings.hidden_size
         self.layers = chosen(layer, settings.num_hidden_layers + 1)
         self.fingerprint = fingerprint_of(self, self.model, self.layers, self._normalize)
@@ -181,7 +179,8 @@ class WhisperTeacher(ModelTeacher):
             self._extractor = WhisperFeatureExtractor(feature_size=settings.num_mel_bins)
         self.native_rate = self._extractor.sampling_rate
         check_rate(str(folder), self.native_rate, resample)
-        model = WhisperEncoder(settings)
+        with torch.random.fork_rng(devices=[]):
+            model = WhisperEncoder(settings)
         _fill(model, folder)
         self._freeze(model, device)
         self.hop = self._extractor.hop_length * model.conv1.stride[0] * model.conv2.stride[0]
@@ -221,7 +220,8 @@ class ASTTeacher(ModelTeacher):
         self.fingerprint = fingerprint_of(self, self.model, self.layers, self._extractor.mean, self._extractor.std)
 
     def _rows(self, wav: Tensor) -> Tensor:
-        energies = self._extractor([item.numpy() for item in wav.cpu()], sampling_rate=self.native_rate, return_tensors="pt")
+        padded = F.pad(wav.cpu(), (0, max(0, self.native_rate // 40 - wav.shape[1])))  # to one spectrum at least
+        energies = self._extractor([item.numpy() for item in padded], sampling_rate=self.native_rate, return_tensors="pt")
         patches = self._mean(energies["input_values"])[:, 2:]  # behind two tokens that stand for the whole
         rows = patches.unflatten(1, (self._bands, -1)).mean(1)
         return rows[:, : math.ceil(wav.shape[1] / self.hop)]
@@ -246,13 +246,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def from_pretrained(kind: Any, folder: Path, unused: Sequence[str] = (), **options: Any) -> nn.Module:
     """A model whose weights are all there but for parts named `unused`: what is missing would be random. Raises TeacherError."""
+    from safetensors import SafetensorError
+
     try:
         with torch.random.fork_rng(devices=[]), _quiet():
             model, found = kind.from_pretrained(
                 os.fspath(folder), use_safetensors=True, local_files_only=True, trust_remote_code=False, dtype=torch.float32,
                 output_loading_info=True, **options,
             )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise TeacherError(f"{folder}: the weights do not fit config.json ({' '.join(str(error).split())[:200]})") from None
     missing = [name for name in found["missing_keys"] if not name.endswith(NOT_NEEDED) and not name.startswith(tuple(unused))]
     missing += [str(name) for name in found.get("mismatched_keys", ())]
@@ -263,14 +265,16 @@ def from_pretrained(kind: Any, folder: Path, unused: Sequence[str] = (), **optio
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars of transformers."""
+    """Without the progress bars and reports of transformers: what is wrong is an error here."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 

@@ -1,0 +1,53 @@
+"""Tiny random teachers, saved by transformers as published ones are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import torch
+
+WAVE = {
+    "conv_dim": [8] * 7, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+    "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "hidden_dropout": 0.5, "attention_dropout": 0.5,
+    "layerdrop": 0.5,
+}
+EVEN = {"conv_dim": [8] * 4, "conv_kernel": [10, 4, 4, 2], "conv_stride": [10, 4, 4, 2]}  # a row sees its 320 samples alone
+WHISPER = {
+    "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_layers": 1,
+    "decoder_attention_heads": 2, "decoder_ffn_dim": 24, "num_mel_bins": 20, "vocab_size": 30, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 1, "decoder_start_token_id": 2, "max_target_positions": 8,
+}
+KINDS = ("hubert", "wavlm", "wav2vec2", "data2vec-audio", "wav2vec2-bert", "whisper", "audio-spectrogram-transformer")
+
+
+def save(folder: Path, kind: str, seed: int = 0, **settings) -> Path:
+    """A tiny teacher of this model_type in a folder, 50 frames/s (AST: 10) and 16 wide."""
+    import transformers as hf
+
+    config = {
+        "hubert": lambda: hf.HubertConfig(**(WAVE | settings)),
+        "wavlm": lambda: hf.WavLMConfig(**(WAVE | settings)),
+        "wav2vec2": lambda: hf.Wav2Vec2Config(**(WAVE | settings)),
+        "data2vec-audio": lambda: hf.Data2VecAudioConfig(**(WAVE | {"conv_pos_kernel_size": 3, "num_conv_pos_embeddings": 2} | settings)),
+        "wav2vec2-bert": lambda: hf.Wav2Vec2BertConfig(**(
+            {key: WAVE[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")}
+            | {"feature_projection_input_dim": 40, "layerdrop": 0.5} | settings
+        )),
+        "whisper": lambda: hf.WhisperConfig(**(WHISPER | {"max_source_positions": 100} | settings)),
+        "audio-spectrogram-transformer": lambda: hf.ASTConfig(**(
+            {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "max_length": 204,
+             "num_mel_bins": 36} | settings
+        )),
+    }[kind]()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = hf.AutoModel.from_config(config)
+    write(model, folder)
+    return folder
+
+
+def write(model, folder: Path) -> None:
+    with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
+        model.save_pretrained(folder)
