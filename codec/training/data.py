@@ -12,9 +12,9 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +24,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from codec.atomic import Output
+from codec.training.listing import DataError, Entry, decode, list_audio, place
 
 SILENT_CROP = 10 ** (-55 / 20)  # RMS over the file's peak: below it a crop is drawn again
 SILENT_FILE = 10 ** (-50 / 20)  # peak: below it a file is left out
 TRIES = 100
 CACHE_VERSION = 1
-
-
-class DataError(ValueError):
-    """The training data cannot be used; one line that says why and how to mend it."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file of a corpus. group: what sampling balances (source, speaker set, ...); weight: of the file inside its
-    group."""
-
-    path: str
-    group: str = ""
-    weight: float = 1.0
 
 
 class SpeechCrops:
@@ -165,59 +152,6 @@ def step_loader(crops: SpeechCrops, start: int, stop: int, rank: int = 0, worker
     """Batches of the steps start to stop - 1, in order, with any number of workers. Leaves torch's global random state alone."""
     return DataLoader(StepDataset(crops, rank), batch_size=None, sampler=_Positions(start, stop), num_workers=workers, pin_memory=pin_memory,
                       generator=torch.Generator())
-
-
-def list_audio(source: str | Path, split: str = "train") -> list[Entry]:
-    """The files of a corpus, in a fixed order. Raises DataError.
-
-    A folder: every file with the suffix of a format that soundfile reads; its group is the first folder below
-    ``source``. A folder that holds a manifest.json is read through it, so that what the manifest keeps apart stays
-    apart.
-    A manifest: .jsonl (an object a line) or .json (a list of objects) with ``path`` (relative to the manifest)
-    and, optionally, ``source`` (the group), ``weight``, and ``split``: where that is there, only entries of ``split``
-    are kept.
-    """
-    source = Path(source).expanduser()
-    if source.is_dir() and (source / "manifest.json").is_file():
-        source = source / "manifest.json"
-    if source.is_dir():
-        suffixes = _suffixes()
-        paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-        entries = [Entry(str(p), p.relative_to(source).parts[0] if p.parent != source else "") for p in paths]
-    elif source.is_file():
-        entries = [
-            _entry(row, number, source)
-            for number, row in enumerate(_rows(source), 1)
-            if not isinstance(row, dict) or row.get("split", split) == split
-        ]
-    else:
-        raise DataError(f"there is no training data at {source}; name a folder of audio files or a manifest")
-    if not entries:
-        raise DataError(f"{source} names no audio file to train on (split {split!r}); check the folder or the manifest")
-    return entries
-
-
-def decode(path: str | Path, sample_rate: int) -> np.ndarray:
-    """A file as mono int16 (T,) at ``sample_rate``; channels are averaged. Raises DataError for what cannot be read or
-    holds no sample."""
-    import soundfile
-    import soxr
-
-    parts = []
-    try:
-        with soundfile.SoundFile(str(path)) as file:
-            resampler = soxr.ResampleStream(file.samplerate, sample_rate, 1, dtype="float32", quality="HQ")
-            for block in file.blocks(2**18, dtype="float32", always_2d=True):
-                if not np.isfinite(block).all():
-                    raise DataError("it holds NaN or infinite samples")
-                parts.append(_int16(resampler.resample_chunk(np.ascontiguousarray(block.mean(axis=1)))))
-            parts.append(_int16(resampler.resample_chunk(np.zeros(0, np.float32), last=True)))
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        raise DataError(str(error)) from error
-    wav = np.concatenate(parts)
-    if not wav.size:
-        raise DataError("it holds no samples")
-    return wav
 
 
 class DecodedCorpus:
@@ -351,51 +285,12 @@ def _fingerprint(entries: list[Entry], sample_rate: int) -> str:
     digest = hashlib.sha256(f"{CACHE_VERSION} {sample_rate}".encode())
     for entry in entries:
         try:
-            stat = os.stat(entry.path)
+            stat = os.stat(place(entry.path).file)
             state: tuple[int, int] | None = (stat.st_size, stat.st_mtime_ns)
         except OSError:
             state = None
         digest.update(json.dumps([os.path.abspath(entry.path), entry.group, entry.weight, state]).encode())
     return digest.hexdigest()[:24]
-
-
-def _rows(manifest: Path) -> Iterable[Any]:
-    try:
-        text = manifest.read_text(encoding="utf-8")
-        if manifest.suffix.lower() == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        rows = json.loads(text)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"the manifest {manifest} cannot be read ({error}); it must be a JSON list or one JSON object a line"
-        ) from error
-    if not isinstance(rows, list):
-        raise DataError(f"the manifest {manifest} must be a JSON list of objects with a 'path'")
-    return rows
-
-
-def _entry(row: Any, number: int, manifest: Path) -> Entry:
-    if not isinstance(row, dict) or not isinstance(row.get("path"), str):
-        raise DataError(f"entry {number} of {manifest} has no 'path'; give each entry the path of its audio file")
-    weight = row.get("weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
-        raise DataError(f"entry {number} of {manifest} has the weight {weight!r}; a weight is a number from 0 up")
-    return Entry(str(manifest.parent / row["path"]), str(row.get("source", "")), float(weight))
-
-
-def _suffixes() -> set[str]:
-    import soundfile
-
-    return {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {
-        ".aif",
-        ".aifc",
-        ".oga",
-        ".opus",
-    }
-
-
-def _int16(wav: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(wav * 32767), -32767, 32767).astype("<i2")
 
 
 def _pick(edges: np.ndarray, uniform: float) -> int:
