@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--align", metavar="MODEL|DIR", help="CTC model of transformers for the word times")
     parser.add_argument("--language", action="append", default=[], metavar="CODE",
                         help="keep this language alone, e.g. en; may be given again")
+    parser.add_argument("--split", default="train", help="split of a manifest (default: train)")
     add_device(parser)
 
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     aligner = CtcAligner(args.align, device) if args.align else None
     with Transcripts(args.out, write=True) as out, Progress() as progress:
         report = transcribe(
-            args.source, out, asr, aligner, args.language,
+            args.source, out, asr, aligner, args.language, args.split,
             progress=lambda done, total, path: progress.update(done, total, f"{done}/{total} {path}"),
         )
     for line in report.failed:

@@ -120,7 +120,8 @@ class CtcAligner:
             raise AlignmentError(f"{name_or_dir} does not hear 16 kHz samples; name a model such as wav2vec2-base-960h")
         self._model = model.to(device).eval().requires_grad_(False)
         self._normalise = bool(getattr(inputs, "do_normalize", False))
-        self._vocabulary: dict[str, int] = tokenizer.get_vocab()
+        outputs = model.config.vocab_size  # a tokenizer adds special tokens of its own behind those of the model
+        self._vocabulary = {token: number for token, number in tokenizer.get_vocab().items() if number < outputs}
         self._blank: int = tokenizer.pad_token_id
         self._between = self._vocabulary.get(getattr(tokenizer, "word_delimiter_token", None) or "|")
         letters = [token for token in self._vocabulary if len(token) == 1 and token.isalpha()]

@@ -92,23 +92,27 @@ def test_impossible_and_broken_probabilities_are_refused():
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ'"
 
 
-@pytest.fixture(scope="module")
-def ctc_dir(tmp_path_factory):
-    """A random wav2vec 2.0 of two layers with a hop of 20 samples, saved as models on the hub are."""
+def save_ctc(folder, kind="Wav2Vec2", letters=LETTERS, between="|"):
+    """A random CTC model of two layers with a hop of 20 samples, saved as those on the hub are."""
     transformers = pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("ctc")
-    vocabulary = {token: number for number, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *LETTERS])}
+    special = ["<pad>", "<s>", "</s>", "<unk>", *([between] if between else [])]
+    vocabulary = {token: number for number, token in enumerate([*special, *letters])}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json")).save_pretrained(folder)
     transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
     torch.manual_seed(0)
-    config = transformers.Wav2Vec2Config(
+    config = getattr(transformers, f"{kind}Config")(
         vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
         conv_dim=(8, 8), conv_stride=(5, 4), conv_kernel=(10, 4), num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
         pad_token_id=0,
     )
-    transformers.Wav2Vec2ForCTC(config).save_pretrained(folder)
+    getattr(transformers, f"{kind}ForCTC")(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def ctc_dir(tmp_path_factory):
+    return save_ctc(tmp_path_factory.mktemp("ctc"))
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +135,15 @@ def test_words_of_a_model_loaded_from_a_folder(aligner):
     spans = forced_align(log_probs, targets) * 20 / 16_000
     expected = [spans[[a, b], [0, 1]] for a, b in ((0, 4), (6, 9), (11, 13))]
     assert np.allclose([(word.start, word.end) for word in words], expected)
+
+
+@pytest.mark.parametrize("kind, letters, between", [("Hubert", LETTERS, "|"), ("Wav2Vec2", LETTERS.lower(), None), ("WavLM", LETTERS, "|")])
+def test_other_models_and_vocabularies(kind, letters, between, tmp_path):
+    other = CtcAligner(save_ctc(tmp_path, kind, letters, between))
+    assert other.tokens("aB") == ([5, 6] if between else [4, 5])
+    words = other("a b, it's", WAV)
+    assert [word.text for word in words] == ["a", "b,", "it's"]
+    assert all(before.end <= after.start for before, after in zip(words, words[1:])) and words[-1].end <= 0.25
 
 
 def test_the_samples_are_normalised_as_the_model_wants(aligner):
