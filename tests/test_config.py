@@ -23,7 +23,7 @@ def test_parts_are_chosen_by_name_and_default_to_the_rest():
     ([], "must be a mapping"),
     ({"nam": "x"}, "has no setting nam; known are name"),
     ({1: 2, "x": 3}, "has no setting 1, x"),
-    ({"encoder": {"name": "os.system"}}, "no encoder is named 'os.system'; there is convnext_stft, dac, seanet"),
+    ({"encoder": {"name": "os.system"}}, "no encoder is named 'os.system'; there is convnext_stft, dac, fused, seanet"),
     ({"encoder": {"name": ["seanet"]}}, "no encoder is named"),
     ({"encoder": {}}, "no encoder is named 'None'"),
     ({"decoder": "seanet"}, "decoder must be a mapping"),
