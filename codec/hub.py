@@ -30,8 +30,9 @@ def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu") -> Code
     """Load a model in the box by name, a directory with config.json and model.safetensors, or a hub id `owner/name`
     (also `hf:owner/name`).
 
-    A directory or hub id may hold a model of `transformers` (those of `codec.convert`), which is converted in memory. The
-    model is in evaluation mode. Raises ValueError when there is no such model or its files do not fit together.
+    A directory or hub id may hold a model of `transformers` or its authors (those of `codec.convert`), which is converted in
+    memory, as is a single file of weights of EnCodec, DAC or Mimi. The model is in evaluation mode. Raises ValueError when
+    there is no such model or its files do not fit together.
     """
     directory = find(str(name))
     if is_foreign(directory):
@@ -97,6 +98,8 @@ def find(name: str) -> Path:
     if (PRETRAINED / name / CONFIG).is_file():
         return PRETRAINED / name
     path = Path(name)
+    if path.is_file():
+        return path
     if path.is_dir():
         if is_foreign(path):
             return path

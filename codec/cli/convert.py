@@ -16,7 +16,7 @@ from codec.cli.common import kbits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="folder or hub id of the published model")
+    parser.add_argument("source", metavar="SRC", help="folder, file of weights or hub id of the published model")
     parser.add_argument("output", metavar="OUT", help="folder to make")
 
 

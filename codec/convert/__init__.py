@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codec.config import MAX_BYTES, MAX_NAME, ConfigError
-from codec.convert import original
+from codec.convert import original, single
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from codec.model import Codec
 
 FAMILIES = {  # by "model_type"
@@ -33,7 +35,8 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def convert(directory: str | Path) -> Codec:
-    """The codec in a directory as `transformers` or its authors have written it, in evaluation mode.
+    """The codec in a directory as `transformers` or its authors have written it, in evaluation mode; also in a single file of
+    weights, see `codec.convert.single`.
 
     Raises ConfigError for a family that is not known, settings that cannot be had here, and tensors that are missing, left
     over or of another shape, by name.
@@ -42,6 +45,10 @@ def convert(directory: str | Path) -> Codec:
     from safetensors.torch import load_file
 
     directory = Path(directory)
+    file = single.find(directory)
+    if file is not None:
+        config, tensors = single.read(file)
+        return _read(config["model_type"], config, tensors, file)
     path, config = _read_config(directory)
     family = config["model_type"] if "model_type" in config else original.family(config)
     if not isinstance(family, str) or family not in FAMILIES:
@@ -56,15 +63,21 @@ def convert(directory: str | Path) -> Codec:
             tensors = original.with_teacher(directory, tensors)
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{directory / WEIGHTS}: not readable as safetensors ({error})") from None
+    return _read(family, config, tensors, directory)
+
+
+def _read(family: str, config: dict[str, Any], tensors: dict[str, Tensor], source: Path) -> Codec:
     try:
         return importlib.import_module(FAMILIES[family]).read(config, tensors)
     except ConfigError as error:
-        raise ConfigError(f"{directory}: {error}") from None
+        raise ConfigError(f"{source}: {error}") from None
 
 
 def is_foreign(directory: Path) -> bool:
-    """Whether a directory holds a model of `transformers` or in the layout of its authors, and not ours."""
+    """Whether a directory or file holds a model of `transformers` or in the layout of its authors, and not ours."""
     try:
+        if single.find(directory) is not None:
+            return True
         _, config = _read_config(directory)
     except ConfigError:
         return False  # whoever reads it as ours will say what is wrong

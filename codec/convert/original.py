@@ -92,15 +92,20 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
         raise ConfigError(f"{directory}: one file of weights is needed, model.safetensors or {', '.join(sorted(PICKLES))}: "
                           f"there is {names}")
     path = found[0]
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # of the many that a pickle can raise, none may get further
-        reason = str(error).split("\n")[0][:200]
-        raise ConfigError(f"{path}: refused, not tensors alone ({type(error).__name__}: {reason}): load it where you trust it "
-                          "and save its state dict with safetensors.torch.save_file as model.safetensors") from None
+    values = unpickle(path)
     for key in NESTED:
         if isinstance(values, dict) and isinstance(values.get(key), dict):
             values = values[key]
     if not isinstance(values, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in values.items()):
         raise ConfigError(f"{path}: no state dict: a mapping of names to tensors is one")
     return dict(values)
+
+
+def unpickle(path: Path) -> Any:
+    """Tensors and plain values. Raises ConfigError for pickles that hold more."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # of the many that a pickle can raise, none may get further
+        reason = str(error).split("\n")[0][:200]
+        raise ConfigError(f"{path}: refused, not tensors alone ({type(error).__name__}: {reason}): load it where you trust it "
+                          "and save its state dict with safetensors.torch.save_file as model.safetensors") from None
