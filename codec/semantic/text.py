@@ -20,7 +20,7 @@ from torch import Tensor
 
 from codec.semantic.alignment import SAMPLE_RATE, VOICED_HOP, AlignmentError, spread_words, voiced_frames
 from codec.semantic.features import FeatureStore, Report, StoreError, content_key
-from codec.semantic.teachers import Layer, ModelTeacher, TeacherError, chosen, fingerprint_of, layer_name
+from codec.semantic.teachers import Layer, TeacherError, chosen, fingerprint_of, layer_name
 from codec.semantic.transcripts import Transcript, Transcripts
 
 PAUSE_SECONDS = 0.2  # silence that is no part of a word, whatever its times say
@@ -131,7 +131,7 @@ class TextTeacher:
         """One window of tokens (1, n) to the mean of the chosen layers (n, D)."""
         tokens = {name: values.to(self._model.device) for name, values in tokens.items()}
         states = self._model.eval()(**tokens, output_hidden_states=True).hidden_states
-        return ModelTeacher._choose(self, states)[0].float().cpu()
+        return torch.cat([states[layer] for layer in self.layers]).mean(0).float().cpu()
 
 
 def load_text_teacher(

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from codec.atomic import WriteError
 from codec.semantic.alignment import SAMPLE_RATE, AlignmentError, Word, match_times
 from codec.semantic.features import content_key
 from codec.training.data import SILENT_FILE, DataError, Entry, decode, list_audio
@@ -81,13 +82,15 @@ class Transcripts:
 
     skipped  key -> Skip, of recordings that were found to have no transcript.
 
-    Raises TranscriptError for a file that is not there or holds something else.
+    Raises TranscriptError for a file that is not there or holds something else, WriteError where it cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], write: bool = False):
         self.path = Path(path)
         self._rows: dict[str, Transcript] = {}
         self.skipped: dict[str, Skip] = {}
+        if self.path.exists() and not self.path.is_file():
+            raise TranscriptError(f"{self.path} is no plain file: name a file for the transcripts")
         if self.path.exists() or not write:
             self._read()
         self._file = self._open() if write else None
@@ -100,7 +103,7 @@ class Transcripts:
                 file.write(b"\n")
             return file
         except OSError as error:
-            raise TranscriptError(f"{self.path} cannot be written: {error.strerror or error}; name another file") from error
+            raise WriteError(str(self.path), error) from error
 
     def _read(self) -> None:
         try:
@@ -168,7 +171,13 @@ class Transcripts:
     def _append(self, row: dict[str, Any]) -> None:
         if self._file is None:
             raise TranscriptError(f"{self.path} was opened for reading; open it with write=True")
-        self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        try:
+            written = self._file.write(line)
+        except OSError as error:
+            raise WriteError(str(self.path), error) from error
+        if written < len(line):
+            raise TranscriptError(f"{self.path}: a line was written in part: free some space on the disk and run again")
 
     def close(self) -> None:
         if self._file is not None:

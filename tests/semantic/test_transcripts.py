@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import types
@@ -12,7 +13,8 @@ import pytest
 import soundfile
 
 from codec import cli
-from codec.semantic.alignment import Word
+from codec.atomic import WriteError
+from codec.semantic.alignment import AlignmentError, Word
 from codec.semantic.features import content_key
 from codec.semantic.transcripts import FasterWhisper, Given, Skip, Transcript, TranscriptError, Transcripts, given_texts, transcribe
 from codec.training.data import decode
@@ -96,7 +98,7 @@ def test_other_files_are_refused(content, words, tmp_path):
 def test_missing_and_read_only_files(tmp_path):
     with pytest.raises(TranscriptError, match="codec transcribe"):
         Transcripts(tmp_path / "none.jsonl")
-    with pytest.raises(TranscriptError, match="cannot be written"):
+    with pytest.raises(WriteError, match="folder does not exist"):
         Transcripts(tmp_path / "no" / "folder.jsonl", write=True)
     with Transcripts(tmp_path / "t.jsonl", write=True) as out:
         out.add("a", HELLO)
@@ -208,6 +210,40 @@ def test_an_aligner_gives_the_times(corpus, tmp_path):
         assert {(t.text, t.timing, t.words[0].start) for _, t in out.items()} == {
             ("hello there", "ctc", 0.2), ("Hello, you there", "ctc", 0.2)
         }
+
+
+def test_a_full_disk_is_an_error(tmp_path):
+    class Full:
+        def write(self, line):
+            if self.room:
+                return self.room
+            raise OSError(errno.ENOSPC, "no space")
+
+    with Transcripts(tmp_path / "t.jsonl", write=True) as out:
+        out._file, file = Full(), out._file
+        out._file.room = 0
+        with pytest.raises(WriteError, match="disk is full"):
+            out.add("a", HELLO)
+        out._file.room = 10
+        with pytest.raises(TranscriptError, match="in part"):
+            out.add("a", HELLO)
+        assert "a" not in out
+        out._file = file
+
+
+def test_devices_and_folders_are_refused(tmp_path):
+    for path in ("/dev/null", tmp_path):
+        for write in (True, False):
+            with pytest.raises(TranscriptError, match="no plain file"):
+                Transcripts(path, write)
+
+
+def test_what_the_aligner_refuses_is_a_mismatch(corpus, tmp_path):
+    def aligner(text, wav):
+        raise AlignmentError("too long")
+
+    with Transcripts(tmp_path / "t.jsonl", write=True) as out:
+        assert transcribe(corpus, out, Heard(), aligner, ["en"]).skipped == {"mismatch": 2, "silent": 1, "language": 1}
 
 
 def test_what_the_recogniser_skips_is_counted_and_noted(corpus, tmp_path):
