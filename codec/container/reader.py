@@ -1,270 +1,22 @@
-"""The .tok format: codes in checksummed blocks, written and read live, salvaged if need be. See docs/tok-format.md."""
+"""Reading a .tok file block by block: whole, still being written, or what is left of a damaged one."""
 
 from __future__ import annotations
 
-import json
 import os
-import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from zlib import crc32
 
 import numpy as np
 
-from codec.atomic import Output
-from codec.packing import Layout
-from codec.tokens import TokenSpec, frames_for, samples_for
-
-MAGIC = b"\x93TOK\r\n\x1a\n"  # not text, not ASCII; shows line ends that a transfer has changed
-VERSION = 1
-SYNC = b"\xf5BLK"
-END = b"\xf5END"
-PREFIX = struct.Struct("<8sHI")  # magic, version, bytes of header
-BLOCK = struct.Struct("<4sIQIBI")  # sync, index, first frame, frames, coding, bytes of payload
-ENDING = struct.Struct("<4sI")  # sync, bytes of the header's copy, which follows
-TOTALS = struct.Struct("<QQIII")  # frames, samples, blocks, CRC of all blocks, bytes of the whole end block
-CRC = struct.Struct("<I")
-BIT_PACKED, MULTI_RATE = 0, 1
-
-MAX_HEADER = 16384  # bytes
-MAX_CHANNELS = 256
-MAX_CODES = 1 << 20  # in a block that is read
-WRITE_CODES = 1 << 17  # in a block that is written
-MAX_PAYLOAD = 2 * MAX_CODES  # bytes: 16 bits a code
-BLOCK_FRAMES = 500  # 10 s at 50 frames a second
-LOST_CODES = 1 << 20  # salvage fills gaps up to this many codes beyond what the damaged bytes can have held
-
-
-class TokError(ValueError):
-    """A .tok file that cannot be read, and what to do about it, on one line."""
-
-
-# Header
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the file says of itself before its first block."""
-
-    spec: TokenSpec
-    num_codebooks: int
-    sample_rate: int
-    channels: int
-
-    def __post_init__(self) -> None:
-        if self.num_codebooks not in self.spec.counts:
-            has = ", ".join(map(str, self.spec.counts))
-            raise ValueError(f"num_codebooks={self.num_codebooks}: codebooks of this model decode as the first {has}")
-        if not 1 <= self.sample_rate < 2**31:
-            raise ValueError(f"sample_rate={self.sample_rate} must be positive, in Hz")
-        if not 1 <= self.channels <= MAX_CHANNELS:
-            raise ValueError(f"channels={self.channels}: a .tok file holds 1 to {MAX_CHANNELS}")
-
-    @property
-    def layout(self) -> Layout:
-        """Of the channels * K columns of codes."""
-        spec, k = self.spec, self.num_codebooks
-        return Layout(np.tile(spec.codebook_sizes[:k], self.channels), np.tile(spec.strides[:k], self.channels))
-
-    def to_json(self) -> bytes:
-        spec = self.spec
-        fields = {
-            "model": spec.name, "fingerprint": spec.fingerprint, "decoder_fingerprint": spec.decoder_fingerprint,
-            "model_sample_rate": spec.sample_rate, "frame_size": spec.frame_size,
-            "codebook_sizes": list(spec.codebook_sizes), "num_codebooks": self.num_codebooks,
-            "sample_rate": self.sample_rate, "channels": self.channels,
-        }
-        if spec.counts != tuple(range(1, len(spec.codebook_sizes) + 1)):
-            fields["codebook_counts"] = list(spec.counts)
-        if max(spec.strides) > 1:
-            fields["codebook_strides"] = list(spec.strides)
-        return json.dumps(fields, separators=(",", ":")).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Header:
-        """Raises ValueError for anything that `to_json` does not write."""
-        try:
-            fields = json.loads(data)
-        except RecursionError:
-            raise ValueError("it is nested too deeply") from None
-        if not isinstance(fields, dict):
-            raise ValueError("it is not an object")
-
-        def get(name: str, kind: type) -> Any:
-            value = fields.get(name)
-            if type(value) is not kind:
-                raise ValueError(f"{name} is missing or of the wrong type")
-            return value
-
-        def numbers(name: str) -> tuple[int, ...]:
-            values = get(name, list)
-            if not all(type(value) is int for value in values):
-                raise ValueError(f"{name} are not whole numbers")
-            return tuple(values)
-
-        spec = TokenSpec(
-            name=get("model", str), sample_rate=get("model_sample_rate", int), frame_size=get("frame_size", int),
-            codebook_sizes=numbers("codebook_sizes"), fingerprint=get("fingerprint", str),
-            decoder_fingerprint=get("decoder_fingerprint", str),
-            counts=numbers("codebook_counts") if "codebook_counts" in fields else (),
-            strides=numbers("codebook_strides") if "codebook_strides" in fields else (),
-        )
-        return cls(spec, get("num_codebooks", int), get("sample_rate", int), get("channels", int))
-
-
-@dataclass(frozen=True)
-class Totals:
-    """What the end block says of the whole file."""
-
-    num_frames: int
-    num_samples: int
-    num_blocks: int
-    running_crc: int
-
-
-# Writing
-
-
-class TokWriter:
-    """Writes a .tok file block by block, in constant memory.
-
-    Args:
-        target: a path (written beside and renamed by `finish`), `-` for standard output, or an open binary file.
-        spec: the model that makes the codes.
-        num_codebooks: that are stored, 1 to those of the model.
-        sample_rate: of the audio in Hz.
-        channels: of the audio.
-
-    Use it as a context: leaving it by an exception removes what was written to a path.
-    Raises ValueError for codes or numbers that do not fit, WriteError when the output cannot be written.
-    """
-
-    def __init__(
-        self, target: str | os.PathLike[str] | BinaryIO, spec: TokenSpec, num_codebooks: int, sample_rate: int,
-        channels: int = 1,
-    ):
-        self.header = Header(spec, num_codebooks, sample_rate, channels)
-        self._json = self.header.to_json()
-        self._layout = self.header.layout
-        self._coding = MULTI_RATE if self._layout.multi_rate else BIT_PACKED
-        self._block_frames = max(1, min(BLOCK_FRAMES, WRITE_CODES // len(self._layout.sizes)))
-        self._waiting: list[np.ndarray] = []  # each (channels * K, T)
-        self._num_waiting = self._num_frames = self._num_blocks = 0
-        self._finished = False
-        self._output = Output(target)
-        try:
-            prefix = PREFIX.pack(MAGIC, VERSION, len(self._json)) + self._json
-            self._seed = self._running = crc32(prefix)
-            self._output.write(prefix + CRC.pack(self._seed))
-        except BaseException:
-            self._output.discard()
-            raise
-
-    def __enter__(self) -> TokWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._finished:
-            return
-        self._output.discard()
-        if kind is None:
-            raise ValueError("call finish(num_samples) before leaving: without its end a .tok file counts as cut short")
-
-    def write(self, codes: Any) -> None:
-        """Append codes (channels, K, T), a tensor or an array of integers, T >= 0."""
-        codes = np.asarray(codes.detach().cpu() if hasattr(codes, "detach") else codes)
-        expected = (self.header.channels, self.header.num_codebooks)
-        if codes.ndim != 3 or codes.shape[:2] != expected or not np.issubdtype(codes.dtype, np.integer):
-            raise ValueError(f"codes of shape {codes.shape}, {codes.dtype}: this file takes integers (*{expected}, T)")
-        codes = codes.reshape(len(self._layout.sizes), codes.shape[2])
-        if codes.size and (codes.min() < 0 or (codes.max(1) >= self._layout.sizes).any()):
-            raise ValueError(f"codes must lie within the codebooks, sizes {self.header.spec.codebook_sizes}")
-        self._waiting.append(codes.astype(np.int64))
-        self._num_waiting += codes.shape[1]
-        if self._num_waiting >= self._block_frames:
-            self._write_blocks(all_of_it=False)
-
-    def flush(self) -> None:
-        """Write what waits as a block now, so that a live reader gets it. Small blocks cost 29 bytes each."""
-        self._write_blocks(all_of_it=True)
-        self._output.flush()
-
-    def finish(self, num_samples: int) -> None:
-        """Write the end block and give the file its name. `num_samples` of the audio, at its own rate."""
-        frames = self._num_frames + self._num_waiting
-        needed = frames_for(num_samples, self.header.sample_rate, self.header.spec)
-        if num_samples < 0 or needed != frames:
-            raise ValueError(f"finish({num_samples}): so many samples make {needed} frames, but {frames} were written")
-        self._write_blocks(all_of_it=True)
-        size = ENDING.size + len(self._json) + TOTALS.size + CRC.size
-        end = ENDING.pack(END, len(self._json)) + self._json
-        end += TOTALS.pack(self._num_frames, num_samples, self._num_blocks, self._running, size)
-        self._output.write(end + CRC.pack(crc32(end)))
-        self._output.commit()
-        self._finished = True
-
-    def _write_blocks(self, all_of_it: bool) -> None:
-        if not self._num_waiting:
-            return
-        codes = np.concatenate(self._waiting, axis=1)
-        size = self._block_frames
-        stop = codes.shape[1] if all_of_it else codes.shape[1] // size * size
-        for start in range(0, stop, size):
-            self._write_block(codes[:, start : min(start + size, stop)])
-        self._waiting = [codes[:, stop:].copy()]
-        self._num_waiting -= stop
-
-    def _write_block(self, codes: np.ndarray) -> None:
-        payload = self._layout.pack(codes, self._num_frames)
-        frames = codes.shape[1]
-        block = BLOCK.pack(SYNC, self._num_blocks, self._num_frames, frames, self._coding, len(payload)) + payload
-        crc = CRC.pack(crc32(block, self._seed))  # seeded by the header: a block of another file does not pass for ours
-        self._output.write(block + crc)
-        self._running = crc32(crc, self._running)
-        self._num_frames += frames
-        self._num_blocks += 1
-
-
-# Reading
-
-
-class _Source:
-    """A binary input with a look ahead. Reads in pieces: no number in a file allocates more than the file holds."""
-
-    PIECE = 1 << 16
-
-    def __init__(self, file: BinaryIO, name: str):
-        self._file, self._name, self._buffer, self.position, self._ended = file, name, bytearray(), 0, False
-
-    def peek(self, size: int) -> bytes:
-        """The next `size` bytes, or fewer at the end of the input."""
-        while len(self._buffer) < size and not self._ended:
-            try:
-                piece = self._file.read(min(self.PIECE, size - len(self._buffer)))
-            except OSError as error:
-                raise TokError(f"{self._name}: cannot be read: {error.strerror or error}") from error
-            self._ended = not piece
-            self._buffer += piece or b""
-        return bytes(self._buffer[:size])
-
-    def skip(self, size: int) -> None:
-        del self._buffer[:size]
-        self.position += size
-
-    def find(self, marker: bytes, *others: bytes) -> bool:
-        """Skip to the next of the markers; False at the end of the input."""
-        while True:
-            window = self.peek(self.PIECE)
-            hits = [at for at in (window.find(m) for m in (marker, *others)) if at >= 0]
-            if hits:
-                self.skip(min(hits))
-                return True
-            if len(window) < self.PIECE:
-                self.skip(len(window))
-                return False
-            self.skip(len(window) - len(marker) + 1)
+from codec.container.layout import (
+    BIT_PACKED, BLOCK, CRC, END, ENDING, LOST_CODES, MAGIC, MAX_CODES, MAX_HEADER, MAX_PAYLOAD, MULTI_RATE, PREFIX,
+    SYNC, TOTALS, VERSION, Header, TokError, Totals,
+)
+from codec.container.source import Source
+from codec.tokens import frames_for, samples_for
 
 
 class TokReader:
@@ -288,7 +40,7 @@ class TokReader:
         self.salvage, self.still_writing = salvage, still_writing
         self._owned = False
         self._file = self._open(source)
-        self._source = _Source(self._file, self.name)
+        self._source = Source(self._file, self.name)
         self.num_samples: int | None = None
         self.complete = False  # whether the end block has been read
         self._lost: list[tuple[int, int]] = []
