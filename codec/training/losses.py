@@ -35,7 +35,8 @@ class SpectralLosses(nn.Module):
     """The weighted sum of the terms that a recipe names.
 
     entries: mappings with ``name`` (one of ``TERMS``), ``weight`` (default 1.0) and ``options`` (the arguments of that
-    term's class). Raises ValueError for unknown names and options, and for a term named twice.
+    term's class). Further entries of one name are called ``mel_2``, ``mel_3``, ... Raises ValueError for unknown names and
+    options.
     """
 
     def __init__(self, sample_rate: int, entries: Iterable[Mapping[str, Any]]) -> None:
@@ -46,8 +47,6 @@ class SpectralLosses(nn.Module):
             name = entry.get("name")
             if name not in TERMS:
                 raise ValueError(f"no reconstruction loss is called {name!r}; choose one of {', '.join(sorted(TERMS))}")
-            if name in self.weights:
-                raise ValueError(f"reconstruction loss {name!r} is listed twice; merge the two entries")
             options = dict(entry.get("options") or {})
             known = [p for p in inspect.signature(TERMS[name]).parameters if p != "sample_rate"]
             unknown = [key for key in options if key not in known] + [
@@ -58,8 +57,10 @@ class SpectralLosses(nn.Module):
                     f"reconstruction loss {name!r} has no option {', '.join(map(repr, unknown))}; "
                     f"it has {', '.join(known) or 'none'}"
                 )
-            self.terms[name] = TERMS[name](sample_rate=sample_rate, **options)
-            self.weights[name] = float(entry.get("weight", 1.0))
+            earlier = sum(type(term) is TERMS[name] for term in self.terms.values())
+            key = f"{name}_{earlier + 1}" if earlier else name
+            self.terms[key] = TERMS[name](sample_rate=sample_rate, **options)
+            self.weights[key] = float(entry.get("weight", 1.0))
 
     def forward(self, decoded: Tensor, target: Tensor) -> Losses:
         """decoded, target: (B, C, T) in [-1, 1], of one shape. Gradients reach ``decoded`` only."""
@@ -199,6 +200,7 @@ class MultiScaleMel(Term):
 
     n_ffts, n_mels  window sizes and the number of mel bands of each. DAC: n_ffts (32, 64, 128, 256, 512, 1024, 2048),
                     n_mels (5, 10, 20, 40, 80, 160, 320).
+    hops            as for :class:`Term`. SpeechTokenizer: 240 for a window of 1024.
     drop_empty      leave out mel bands that hold no bin of their spectrum (of DAC's, one each of the two shortest
                     windows at 48 kHz, none up to 44.1 kHz); in DAC they count, with a distance of 0. False: they are
                     an error.
@@ -210,8 +212,9 @@ class MultiScaleMel(Term):
         n_ffts: Sequence[int] = (256, 512, 1024, 2048),
         n_mels: Sequence[int] = (16, 32, 64, 80),
         drop_empty: bool = False,
+        hops: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(n_ffts)
+        super().__init__(n_ffts, hops)
         if len(n_ffts) != len(n_mels):
             raise ValueError(f"the mel loss needs one n_mels per n_fft, not {len(n_mels)} for {len(n_ffts)}")
         auraloss = _auraloss()
@@ -220,10 +223,10 @@ class MultiScaleMel(Term):
         except ImportError as error:
             raise ImportError('the mel loss needs librosa: pip install "neural-codec-toolkit[train]"') from error
         self.auraloss = nn.ModuleList()
-        for n_fft, bands in zip(n_ffts, n_mels):
+        for (n_fft, hop, window), bands in zip(self.resolutions, n_mels):
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Empty filters", UserWarning)  # ours says what to do
-                loss = auraloss.freq.MelSTFTLoss(sample_rate, n_fft, n_fft // 4, n_fft, w_sc=0.0, n_mels=bands)
+                loss = auraloss.freq.MelSTFTLoss(sample_rate, n_fft, hop, window, w_sc=0.0, n_mels=bands)
             held = loss.fb[0].sum(-1) > 0  # (bands,)
             if not held.any() or not (drop_empty or held.all()):
                 raise ValueError(

@@ -54,6 +54,24 @@ def test_x_codecs_full_band_sizes_are_auralosss_numbers():
     torch.testing.assert_close(value, theirs, rtol=1e-4, atol=0)
 
 
+def test_one_loss_may_be_listed_several_times():
+    """As SpeechTokenizer's four mel scales, each with a hop and a weight of its own."""
+    sizes = [(1024, 240, 80), (512, 120, 80), (256, 60, 40), (128, 30, 20)]
+    entries = [
+        {"name": "mel", "weight": weight, "options": {"n_ffts": [n], "hops": [hop], "n_mels": [bands]}}
+        for weight, (n, hop, bands) in zip((45.0, 1.0, 2.0, 3.0), sizes)
+    ]
+    losses = SpectralLosses(16_000, [*entries[:2], {"name": "waveform", "weight": 0.0}, *entries[2:]])
+    decoded, target = at_level(1), at_level(0)
+    total, terms = losses(decoded, target)
+    assert list(terms) == list(losses.weights) == ["mel", "mel_2", "waveform", "mel_3", "mel_4"]
+    for name, (n, hop, bands) in zip(("mel", "mel_2", "mel_3", "mel_4"), sizes):
+        theirs = auraloss.freq.MelSTFTLoss(16_000, n, hop, n, w_sc=0.0, n_mels=bands)(decoded, target)
+        torch.testing.assert_close(terms[name], theirs, rtol=1e-4, atol=0)
+    expected = 45 * terms["mel"] + terms["mel_2"] + 2 * terms["mel_3"] + 3 * terms["mel_4"]
+    torch.testing.assert_close(total, expected)
+
+
 def test_subband_stft_is_auralosss_number_on_the_bands_of_the_filter_bank():
     decoded, target = at_level(1).requires_grad_(), at_level(0)
     value = SpectralLosses(16_000, [{"name": "subband_stft"}])(decoded, target).total
@@ -226,7 +244,7 @@ def test_channels_are_items(losses):
     "entries, says",
     [
         ([{"name": "pesq"}], "choose one of compressed_stft, mel"),
-        ([{"name": "mel"}, {"name": "mel"}], "listed twice"),
+        ([{"name": "mel", "options": {"hops": [64]}}], "one hop and window per n_fft"),
         ([{"name": "waveform", "options": {"power": 2}}], "no option 'power'"),
         ([{"name": "waveform", "wieght": 2}], "no option 'wieght'"),
         ([{"name": "mel", "options": {"n_ffts": [256], "n_mels": [200]}}], "lower n_mels, or set drop_empty"),
