@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -172,8 +173,9 @@ def load(name: str, overrides: typing.Sequence[str] = (), tiny: bool = False) ->
         values = shrink(to_dict(from_dict(values)))
     for override in overrides:
         _override(values, override)
-    if tiny and not values["semantic"]["features"]:
-        values["semantic"] = {}  # a trial needs no teacher
+    if tiny and values["semantic"]["targets"] and not values["semantic"]["features"]:
+        warnings.warn("a trial needs no teacher: semantic targets are left out, unless semantic.features=FOLDER", stacklevel=2)
+        values["semantic"] = {}
     return from_dict(values)
 
 

@@ -34,7 +34,9 @@ JUDGES = {
 def shrink(values: dict[str, Any]) -> dict[str, Any]:
     """The plain values of a whole recipe (`codec.training.recipe.to_dict`), made small."""
     model, data, adversary, schedule, run = (values[key] for key in ("model", "data", "adversary", "schedule", "run"))
+    semantic = values["semantic"]
     small = {
+        "semantic": semantic | {"student_first": _scaled(semantic["student_first"], schedule["steps"])},
         "model": _model(model),
         "data": data | {
             "batch_size": min(2, data["batch_size"]), "crop_seconds": min(0.5, data["crop_seconds"]), "workers": 0,

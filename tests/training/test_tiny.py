@@ -12,6 +12,7 @@ import torch
 import yaml
 
 pytest.importorskip("librosa", reason='the mel loss needs: pip install "neural-codec-toolkit[train]"')
+pytestmark = pytest.mark.filterwarnings("ignore:a trial needs no teacher")
 
 import codec
 import discriminators
@@ -187,6 +188,13 @@ def test_overrides_win_over_tiny():
     small = recipes.load("mimi", ["schedule.steps=7", "model.encoder.channels=6", "data.batch_size=3", "model.name=mine"], tiny=True)
     assert small.schedule.steps == 7 and small.model.encoder.channels == 6 and small.data.batch_size == 3
     assert small.model.name == "mine" and small.model.decoder.channels == 4
+
+
+def test_semantic_targets_are_left_out_where_no_features_are_given():
+    with pytest.warns(UserWarning, match="semantic.features=FOLDER"):
+        assert not recipes.load("mimi", tiny=True).semantic.targets
+    given = recipes.load("mimi", ["semantic.features=features"], tiny=True)
+    assert given.semantic.targets == recipes.load("mimi").semantic.targets and given.semantic.features == "features"
 
 
 def test_a_tiny_run_is_never_resumed_as_the_big_one(data, tmp_path):
