@@ -13,7 +13,8 @@ WAVE = {
     "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "hidden_dropout": 0.5, "attention_dropout": 0.5,
     "layerdrop": 0.5,
 }
-EVEN = {"conv_dim": [8] * 4, "conv_kernel": [10, 4, 4, 2], "conv_stride": [10, 4, 4, 2]}  # a row sees its 320 samples alone
+# A row sees its own 320 samples alone.
+EVEN = {"conv_dim": [8] * 4, "conv_kernel": [10, 4, 4, 2], "conv_stride": [10, 4, 4, 2]}
 WHISPER = {
     "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_layers": 1,
     "decoder_attention_heads": 2, "decoder_ffn_dim": 24, "num_mel_bins": 20, "vocab_size": 30, "pad_token_id": 0,
@@ -30,15 +31,17 @@ def save(folder: Path, kind: str, seed: int = 0, **settings) -> Path:
         "hubert": lambda: hf.HubertConfig(**(WAVE | settings)),
         "wavlm": lambda: hf.WavLMConfig(**(WAVE | settings)),
         "wav2vec2": lambda: hf.Wav2Vec2Config(**(WAVE | settings)),
-        "data2vec-audio": lambda: hf.Data2VecAudioConfig(**(WAVE | {"conv_pos_kernel_size": 3, "num_conv_pos_embeddings": 2} | settings)),
+        "data2vec-audio": lambda: hf.Data2VecAudioConfig(**(
+            WAVE | {"conv_pos_kernel_size": 3, "num_conv_pos_embeddings": 2} | settings
+        )),
         "wav2vec2-bert": lambda: hf.Wav2Vec2BertConfig(**(
             {key: WAVE[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")}
             | {"feature_projection_input_dim": 40, "layerdrop": 0.5} | settings
         )),
         "whisper": lambda: hf.WhisperConfig(**(WHISPER | {"max_source_positions": 100} | settings)),
         "audio-spectrogram-transformer": lambda: hf.ASTConfig(**(
-            {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "max_length": 204,
-             "num_mel_bins": 36} | settings
+            {key: WAVE[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")}
+            | {"max_length": 204, "num_mel_bins": 36} | settings
         )),
     }[kind]()
     with torch.random.fork_rng(devices=[]):

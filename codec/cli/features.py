@@ -1,7 +1,7 @@
 """Compute a teacher's features of recordings once, for training semantic tokens.
 
-SRC is a folder of audio files or a manifest, as training takes them. OUT is a folder of feature stores: each teacher gets
-one in it, and what is there already is not computed again, so an interrupted run goes on where it stopped.
+SRC is a folder of audio files or a manifest, as training takes them. OUT is a folder of feature stores: each teacher
+gets one in it, and what is there already is not computed again, so an interrupted run goes on where it stopped.
 
   codec features recordings/ --teacher facebook/hubert-base-ls960 --out features/
   codec features recordings/ --teacher hubert/ --layer 9 --out features/ --mvq 8      8 bytes a frame
@@ -24,10 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="folder of audio files, or a manifest (.json, .jsonl)")
     teacher = parser.add_mutually_exclusive_group(required=True)
     teacher.add_argument("--teacher", metavar="NAME", help="folder, hub id, or torchaudio:PIPELINE")
-    teacher.add_argument("--text-teacher", metavar="NAME", help="folder or hub id of a BERT-like model, which reads transcripts")
+    teacher.add_argument("--text-teacher", metavar="NAME", help="folder or hub id of a BERT, which reads transcripts")
     parser.add_argument("--transcripts", metavar="FILE", help="of the recordings, from `codec transcribe`")
-    parser.add_argument("--padded", action="store_true", help="text from the first frame on, as in DM-Codec's code, for comparison")
-    parser.add_argument("--layer", default="mean", metavar="N|N,N,...|mean", help="hidden state, or the mean of several (default: mean of all)")
+    parser.add_argument("--padded", action="store_true", help="text from the first frame on, as in DM-Codec's code")
+    parser.add_argument(
+        "--layer", default="mean", metavar="N|N,N,...|mean", help="hidden state, or a mean of several or all (default)"
+    )
     parser.add_argument("--out", required=True, metavar="OUT", help="folder of feature stores")
     parser.add_argument("--mvq", type=int, metavar="BYTES", help="compress to 1, 2, 4, 8, 16 or 32 bytes a frame")
     parser.add_argument("--split", default="train", help="split of a manifest (default: train)")
@@ -57,7 +59,8 @@ def run(args: argparse.Namespace) -> None:
     began = time.monotonic()
     with Progress() as progress:
         report = run_over(
-            paths, teacher=teacher, store=store, progress=lambda done, total: progress.update(done, total, f"{done} of {total} files")
+            paths, teacher=teacher, store=store,
+            progress=lambda done, total: progress.update(done, total, f"{done} of {total} files"),
         )
     wall = time.monotonic() - began
     for path, reason in report.skipped[:3]:
@@ -68,10 +71,13 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"none of {count(len(paths), 'file')} of {args.source} has features: {report.skipped[0][1]}")
     speed = f", {report.seconds / wall:.3g} times real time" if report.added else ""
     plain = store.rows * store.dim * 2
-    squeezed = f", {plain / store.size:.3g} times smaller than float16, relative error {store.relative_error:.3g}" if args.mvq else ""
+    squeezed = ""
+    if args.mvq:
+        squeezed = f", {plain / store.size:.3g} times smaller than float16, relative error {store.relative_error:.3g}"
     print(
-        f"{store.path}: {count(report.added, 'file')} ({duration(report.seconds)}) added{speed}, {report.present} there before, "
-        f"{len(report.skipped)} left out; {store.rows} rows of {store.dim} at {store.frame_rate:g} frames/s, {store.size / 1e6:.4g} MB{squeezed}"
+        f"{store.path}: {count(report.added, 'file')} ({duration(report.seconds)}) added{speed}, "
+        f"{report.present} there before, {len(report.skipped)} left out; {store.rows} rows of {store.dim} at "
+        f"{store.frame_rate:g} frames/s, {store.size / 1e6:.4g} MB{squeezed}"
     )
 
 

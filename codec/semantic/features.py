@@ -4,9 +4,9 @@
     report = compute(paths, teacher, store)                        # skips what is there
     features, valid = store.read(content_key(samples), start=100, frames=50)    # (50, D) float32, (50,) bool
 
-A store is a folder FOLDER/NAME-FINGERPRINT of safetensors shards beside a store.json that says what is in them. A recording is
-known by its content, so files may be moved and renamed. Rows are float16, or codes of a multi-codebook quantizer (see
-`quantizers.fit_mvq`) that was fitted to the first features, with `bytes_per_frame` bytes each.
+A store is a folder FOLDER/NAME-FINGERPRINT of safetensors shards beside a store.json that says what is in them. A
+recording is known by its content, so files may be moved and renamed. Rows are float16, or codes of a multi-codebook
+quantizer (see `quantizers.fit_mvq`) that was fitted to the first features, with `bytes_per_frame` bytes each.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class FeatureStore:
         bytes_per_frame: 1, 2, 4, 8, 16 or 32 to compress; None for float16 rows.
         shard_bytes: about the size of a file. A killed process loses what it had not written of one.
 
-    Any number of processes may read, also those forked or spawned from one that reads. Two that write do not harm each other, but
-    see only what was there when they started.
+    Any number of processes may read, also those forked or spawned from one that reads. Two that write do not harm
+    each other, but see only what was there when they started.
 
     Raises StoreError for a folder that holds something else.
     """
@@ -102,11 +102,12 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], teacher: str = "") -> FeatureStore:
-        """A store that is there: the one in `folder` whose name starts with `teacher`. Raises StoreError where there is none, or
-        more than one."""
+        """A store that is there: the one in `folder` whose name starts with `teacher`. Raises StoreError where there
+        is none, or more than one."""
         folder = Path(folder).expanduser()
         there = sorted(path.parent for path in folder.glob(f"*/{INFO}"))
-        found = [path for path in there if path.name == teacher] or [path for path in there if path.name.startswith(teacher)]
+        found = [path for path in there if path.name == teacher]
+        found = found or [path for path in there if path.name.startswith(teacher)]
         if len(found) != 1:
             names = ", ".join(path.name for path in found or there) or "none: make one by `codec features`"
             raise StoreError(f"{folder}: {len(found) or 'no'} stores are named {teacher}...: there is {names}")
@@ -146,8 +147,8 @@ class FeatureStore:
     def read(self, key: str, start: int, frames: int) -> tuple[Tensor, Tensor]:
         """features (frames, D) float32 from row `start` on, and which of them are valid (frames,) bool.
 
-        Rows before the first and behind the last one, and those of recordings that are not there, are zeros and not valid. Only
-        the rows asked for are read.
+        Rows before the first and behind the last one, and those of recordings that are not there, are zeros and not
+        valid. Only the rows asked for are read.
         """
         features, valid = torch.zeros(frames, self.dim), torch.zeros(frames, dtype=torch.bool)
         first, last = max(0, start), min(start + frames, self.frames(key))
@@ -194,8 +195,8 @@ class FeatureStore:
     # Writing
 
     def add(self, key: str, features: Tensor | np.ndarray, valid: Tensor | np.ndarray | None = None) -> None:
-        """Keep the features (F, D) of a recording; valid (F,) bool: which rows are a target, all by default. What is there already
-        stays. It is on disk when its shard is full, and after `flush()`.
+        """Keep the features (F, D) of a recording; valid (F,) bool: which rows are a target, all by default. What is
+        there already stays. It is on disk when its shard is full, and after `flush()`.
 
         Raises StoreError for another shape, no rows, and values that are not finite or too large for float16.
         """
@@ -300,7 +301,8 @@ class FeatureStore:
         }
 
     def _shards(self) -> list[Path]:
-        return sorted(path for path in self.path.glob("*.safetensors") if path.name != QUANTIZER and path.name[0] != ".")
+        there = self.path.glob("*.safetensors")
+        return sorted(path for path in there if path.name != QUANTIZER and path.name[0] != ".")
 
     def _open_existing(self) -> None:
         self._places: dict[str, Place] = {}
@@ -340,15 +342,17 @@ def compute(
     paths: Iterable[str | os.PathLike[str]], teacher: Teacher, store: FeatureStore,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Run a teacher once over audio files, each as a whole. Files that are in the store are not run again; silent ones (peaks below
-    -50 dBFS) and unreadable ones are skipped with a reason.
+    """Run a teacher once over audio files, each as a whole. Files that are in the store are not run again; silent
+    ones (peaks below -50 dBFS) and unreadable ones are skipped with a reason.
 
     progress: called as (files done, files). Raises StoreError where the store is another teacher's.
     """
     from codec.training.data import SILENT_FILE, DataError, decode
 
     if (teacher.fingerprint, teacher.dim, teacher.frame_rate) != (store.fingerprint, store.dim, store.frame_rate):
-        raise StoreError(f"{store.path} holds features of {store.name}, not of {teacher.name} as it is: use FeatureStore.of")
+        raise StoreError(
+            f"{store.path} holds features of {store.name}, not of {teacher.name} as it is: use FeatureStore.of"
+        )
     paths = [os.fspath(path) for path in paths]
     if not store.ready:  # the quantizer is fitted to the first rows, which should be of all kinds
         paths.sort(key=lambda path: hashlib.sha256(os.fsencode(path)).digest())
@@ -381,7 +385,9 @@ def compute(
 def content_key(samples: np.ndarray) -> str:
     """What a recording is known by: the SHA-256 of its mono int16 samples (T,) at 16 kHz."""
     if samples.dtype != np.int16 or samples.ndim != 1:
-        raise StoreError(f"samples are {samples.dtype} {samples.shape}: a recording is known by its mono int16 samples at 16 kHz")
+        raise StoreError(
+            f"samples are {samples.dtype} {samples.shape}: a recording is known by its mono int16 samples at 16 kHz"
+        )
     return hashlib.sha256(samples.astype("<i2", copy=False).tobytes()).hexdigest()
 
 
@@ -408,7 +414,9 @@ def _read_info(path: Path) -> dict[str, Any]:
     except StoreError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path / INFO} is not readable as a feature store's ({error}): choose another folder") from None
+        raise StoreError(
+            f"{path / INFO} is not readable as a feature store's ({error}): choose another folder"
+        ) from None
 
 
 def _read_header(shard: Path) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
     loss = d_axis_distillation_loss(student, teacher, valid)     # (B, T, D), (B, T, D), (B, T) bool; a scalar
 
-The student is already of the teacher's width and rate. `valid` marks the frames that have a target: the others (padding, pauses
-of a text teacher) take no part, and neither values nor gradients depend on them. Gradients reach the student alone.
-Everything is computed in float32, also under autocast. One of the two may have one frame more, which is dropped: convolutions and
-rates disagree by that; more is an error. Where no frame is left the loss is zero, and so is its gradient.
+The student is already of the teacher's width and rate. `valid` marks the frames that have a target: the others
+(padding, pauses of a text teacher) take no part, and neither values nor gradients depend on them. Gradients reach the
+student alone. Everything is computed in float32, also under autocast. One of the two may have one frame more, which
+is dropped: convolutions and rates disagree by that; more is an error. Where no frame is left the loss is zero, and so
+is its gradient.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from torch import Tensor
 SMALLEST_NORM = 1e-6  # what is shorter has no direction
 
 
-def d_axis_distillation_loss(student: Tensor, teacher: Tensor, valid: Tensor | None = None, min_frames: int = 2) -> Tensor:
-    """-log sigmoid of the cosine over time, of each feature dimension: 0.3133 where all agree, 0.6931 where nothing does.
+def d_axis_distillation_loss(
+    student: Tensor, teacher: Tensor, valid: Tensor | None = None, min_frames: int = 2
+) -> Tensor:
+    """-log sigmoid of the cosine over time, of each feature dimension: 0.3133 where all agree, 0.6931 where nothing
+    does.
 
-    The mean over the dimensions, then over the items. Source: SpeechTokenizer (Zhang et al. 2023, https://arxiv.org/abs/2308.16692) and
-    DM-Codec (Ahasan et al. 2024, https://arxiv.org/abs/2410.15017). One dimension of one second is a short vector, whose
-    cosine is mostly chance and mean: give 2 s or more of valid frames.
+    The mean over the dimensions, then over the items. Source: SpeechTokenizer (Zhang et al. 2023,
+    https://arxiv.org/abs/2308.16692) and DM-Codec (Ahasan et al. 2024, https://arxiv.org/abs/2410.15017). One
+    dimension of one second is a short vector, whose cosine is mostly chance and mean: give 2 s or more of valid
+    frames.
 
     Args:
         student, teacher: (B, T, D).
@@ -39,12 +44,14 @@ def d_axis_distillation_loss(student: Tensor, teacher: Tensor, valid: Tensor | N
         return _mean(losses, mask.sum(1) >= min_frames)
 
 
-def t_axis_distillation_loss(student: Tensor, teacher: Tensor, valid: Tensor | None = None, cosine_weight: float = 1.0) -> Tensor:
-    """L1 distance (mean over the dimensions) plus `cosine_weight` times -log sigmoid of the cosine over the dimensions, of each frame;
-    the mean over the valid frames. 0.3133 where all agree.
+def t_axis_distillation_loss(
+    student: Tensor, teacher: Tensor, valid: Tensor | None = None, cosine_weight: float = 1.0
+) -> Tensor:
+    """L1 distance (mean over the dimensions) plus `cosine_weight` times -log sigmoid of the cosine over the
+    dimensions, of each frame; the mean over the valid frames. 0.3133 where all agree.
 
-    Source: DistilHuBERT (Chang et al. 2021, https://arxiv.org/abs/2110.01900), as SpeechTokenizer and DM-Codec take it over.
-    It says nothing of how a feature moves in time, so it does for short crops.
+    Source: DistilHuBERT (Chang et al. 2021, https://arxiv.org/abs/2110.01900), as SpeechTokenizer and DM-Codec take
+    it over. It says nothing of how a feature moves in time, so it does for short crops.
 
     Args: as `d_axis_distillation_loss`. Raises ValueError for shapes that do not fit together.
     """
@@ -55,9 +62,11 @@ def t_axis_distillation_loss(student: Tensor, teacher: Tensor, valid: Tensor | N
 
 
 def cosine_loss(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
-    """1 - cosine over the dimensions, of each frame; the mean over the valid frames: 0 where all agree, 1 where nothing does.
+    """1 - cosine over the dimensions, of each frame; the mean over the valid frames: 0 where all agree, 1 where
+    nothing does.
 
-    The form of Mimi (Défossez et al. 2024, https://arxiv.org/abs/2410.00037). Every frame counts on its own, so crops may be short.
+    The form of Mimi (Défossez et al. 2024, https://arxiv.org/abs/2410.00037). Every frame counts on its own, so crops
+    may be short.
 
     Args: as `d_axis_distillation_loss`. Raises ValueError for shapes that do not fit together.
     """
@@ -83,14 +92,18 @@ def _aligned(student: Tensor, teacher: Tensor, valid: Tensor | None) -> tuple[Te
     if student.dim() != 3 or teacher.dim() != 3:
         raise ValueError(f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must both be (B, T, D)")
     if student.shape[0] != teacher.shape[0]:
-        raise ValueError(f"the student has {student.shape[0]} items and the teacher {teacher.shape[0]}: give features of one batch")
+        raise ValueError(
+            f"the student has {student.shape[0]} items and the teacher {teacher.shape[0]}: give features of one batch"
+        )
     if student.shape[2] != teacher.shape[2]:
         raise ValueError(
-            f"the student is {student.shape[2]} wide and the teacher {teacher.shape[2]}: project the student to the teacher's width"
+            f"the student is {student.shape[2]} wide and the teacher {teacher.shape[2]}: project the student to the "
+            "teacher's width"
         )
     if abs(student.shape[1] - teacher.shape[1]) > 1:
         raise ValueError(
-            f"the student has {student.shape[1]} frames and the teacher {teacher.shape[1]}: bring both to one frame rate"
+            f"the student has {student.shape[1]} frames and the teacher {teacher.shape[1]}: bring both to one frame "
+            "rate"
         )
     if valid is not None and (valid.dtype != torch.bool or valid.shape not in (student.shape[:2], teacher.shape[:2])):
         raise ValueError(

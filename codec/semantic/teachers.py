@@ -31,10 +31,11 @@ class TeacherError(ValueError):
 
 
 class Teacher(ABC):
-    """What all teachers offer. Audio goes in at 16 kHz; row i of the features describes samples [i, i + 1) * 16000 / frame_rate.
+    """What all teachers offer. Audio goes in at 16 kHz; row i of the features describes samples [i, i + 1) * 16000 /
+    frame_rate.
 
-    Long audio is heard in windows of about 30 s that overlap by a sixth, and of each overlap both windows keep the half that lies
-    farther from their edge: memory is bounded, and models that know a fixed length hear just that.
+    Long audio is heard in windows of about 30 s that overlap by a sixth, and of each overlap both windows keep the
+    half that lies farther from their edge: memory is bounded, and models that know a fixed length hear just that.
 
     name         in words, with the layer.
     dim          width of the features.
@@ -62,16 +63,18 @@ class Teacher(ABC):
         return self.native_rate / self.hop
 
     def features(self, wav: Tensor | np.ndarray) -> Tensor:
-        """wav (T,) at 16 kHz, [-1, 1], to (F, D) float32 on the CPU. Raises TeacherError for another shape and no samples."""
+        """wav (T,) at 16 kHz, [-1, 1], to (F, D) float32 on the CPU. Raises TeacherError for another shape and no
+        samples."""
         wav = torch.as_tensor(wav)
         if wav.dim() != 1:
-            raise TeacherError(f"audio has shape {tuple(wav.shape)}: features() takes (T,), and calling a teacher (B, T)")
+            raise TeacherError(f"audio has shape {tuple(wav.shape)}: features() takes (T,), calling a teacher (B, T)")
         return self(wav[None])[0].cpu()
 
     def __call__(self, wav: Tensor) -> Tensor:
         """wav (B, T) at 16 kHz, items of one length, to features (B, F, D) float32 without a gradient, on wav's device.
 
-        Raises TeacherError for another shape, no samples, and a model that does not give the rows that its rate promises.
+        Raises TeacherError for another shape, no samples, and a model that does not give the rows that its rate
+        promises.
         """
         if wav.dim() != 2 or not wav.shape[1]:
             raise TeacherError(f"audio has shape {tuple(wav.shape)}: it must be (B, T) with at least one sample")
@@ -106,11 +109,13 @@ class Teacher(ABC):
     def _checked(self, rows: Tensor, frames: int) -> Tensor:
         """A row too many is dropped, and one too few is the last once more."""
         if rows.dim() != 3 or rows.shape[2] != self.dim:
-            raise TeacherError(f"{self.name} gives features of shape {tuple(rows.shape)}, not (B, F, {self.dim}): state its true width")
+            raise TeacherError(
+                f"{self.name} gives features of shape {tuple(rows.shape)}, not (B, F, {self.dim}): state its true width"
+            )
         if abs(rows.shape[1] - frames) > 1:
             raise TeacherError(
-                f"{self.name} gives {rows.shape[1]} rows for {frames * self.hop / self.native_rate:g} s instead of {frames}: its rate is "
-                f"not {self.frame_rate:g} frames/s"
+                f"{self.name} gives {rows.shape[1]} rows for {frames * self.hop / self.native_rate:g} s instead of "
+                f"{frames}: its rate is not {self.frame_rate:g} frames/s"
             )
         return torch.cat([rows, rows[:, -1:]], 1)[:, :frames]
 
@@ -123,12 +128,12 @@ class CallableTeacher(Teacher):
     """A function as a teacher.
 
     Args:
-        fn: (B, n) float32 at 16 kHz to (B, F, D), one row more or less than n * frame_rate / 16000. A module is put into
-            evaluation mode whenever it is called, without gradients.
+        fn: (B, n) float32 at 16 kHz to (B, F, D), one row more or less than n * frame_rate / 16000. A module is put
+            into evaluation mode whenever it is called, without gradients.
         frame_rate: rows a second; must divide 16,000.
         dim: D.
-        name: in words. It stands for the function in the fingerprint (with the weights of a module), so give another one to another
-            function.
+        name: in words. It stands for the function in the fingerprint (with the weights of a module), so give another
+            one to another function.
 
     Raises TeacherError for what cannot be, and for a function that gives something else.
     """
@@ -151,8 +156,8 @@ class CallableTeacher(Teacher):
 
 
 class ModelTeacher(Teacher):
-    """A teacher with a network of its own and a choice of its layers. `layers` are those whose mean is taken; `bfloat16`: whether
-    products are of that precision."""
+    """A teacher with a network of its own and a choice of its layers. `layers` are those whose mean is taken;
+    `bfloat16`: whether products are of that precision."""
 
     model: nn.Module
     layers: tuple[int, ...]
@@ -190,20 +195,22 @@ class ModelTeacher(Teacher):
 
 
 def load_teacher(
-    name: str, layer: Layer = "mean", device: str | torch.device = "cpu", resample: bool = False, bfloat16: bool = False,
+    name: str, layer: Layer = "mean", device: str | torch.device = "cpu", resample: bool = False,
+    bfloat16: bool = False,
 ) -> Teacher:
     """A pretrained teacher, frozen.
 
     Args:
-        name: a folder with config.json and safetensors, or a hub id (owner/name) of `transformers`: HuBERT, WavLM, wav2vec 2.0,
-            data2vec-audio, w2v-BERT 2.0, Whisper (its encoder), AST, MERT; or "torchaudio:HUBERT_BASE" and the like.
-        layer: 0 is what goes into the first layer, n comes out of the n-th; negative ones count from the last; "mean" is the mean of
-            all, a list the mean of those.
+        name: a folder with config.json and safetensors, or a hub id (owner/name) of `transformers`: HuBERT, WavLM,
+            wav2vec 2.0, data2vec-audio, w2v-BERT 2.0, Whisper (its encoder), AST, MERT; or "torchaudio:HUBERT_BASE"
+            and the like.
+        layer: 0 is what goes into the first layer, n comes out of the n-th; negative ones count from the last; "mean"
+            is the mean of all, a list the mean of those.
         device: where it runs.
-        resample: allow a teacher that hears another rate than 16 kHz (MERT: 24 kHz) to be given 16 kHz audio resampled, which is
-            empty above 8 kHz.
-        bfloat16: faster where the processor has it: Whisper-base takes 0.55 of the time on a CPU, and 0.05 % of the features'
-            variance is lost.
+        resample: allow a teacher that hears another rate than 16 kHz (MERT: 24 kHz) to be given 16 kHz audio
+            resampled, which is empty above 8 kHz.
+        bfloat16: faster where the processor has it: Whisper-base takes 0.55 of the time on a CPU, and 0.05 % of the
+            features' variance is lost.
 
     Raises TeacherError for what is not there, not supported or not safe to load.
     """
@@ -227,7 +234,8 @@ class Window(NamedTuple):
 
 
 def windows(frames: int, window: int) -> Iterator[Window]:
-    """Windows over so many rows, on a fixed grid from the first, and what is kept of each: the middles, and both ends."""
+    """Windows over so many rows, on a fixed grid from the first, and what is kept of each: the middles, and both
+    ends."""
     overlap = window // OVERLAP
     first = 0
     while True:
@@ -271,7 +279,8 @@ def strides_of(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, int
 def check_rate(name: str, rate: int, resample: bool) -> None:
     if rate != SAMPLE_RATE and not resample:
         raise TeacherError(
-            f"{name} hears {rate / 1000:g} kHz audio, and features are made of 16 kHz: allow resampling (resample=True, --resample)"
+            f"{name} hears {rate / 1000:g} kHz audio, and features are made of 16 kHz: allow resampling "
+            "(resample=True, --resample)"
         )
 
 
@@ -280,7 +289,8 @@ def fingerprint_of(teacher: Teacher, model: nn.Module | None, *more: object) -> 
     from codec.model import fingerprint
 
     weights = fingerprint(model.state_dict()) if model is not None else teacher.name
-    facts = (VERSION, type(teacher).__name__, teacher.native_rate, teacher.hop, teacher.window, teacher.dim, weights, *more)
+    sizes = (teacher.native_rate, teacher.hop, teacher.window, teacher.dim)
+    facts = (VERSION, type(teacher).__name__, *sizes, weights, *more)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 

@@ -41,7 +41,9 @@ def load(name: str, layer: Layer, device: str | torch.device, resample: bool, bf
     try:
         import transformers  # noqa: F401
     except ImportError:
-        raise TeacherError('teachers are models of another package: pip install "neural-codec-toolkit[teachers]"') from None
+        raise TeacherError(
+            'teachers are models of another package: pip install "neural-codec-toolkit[teachers]"'
+        ) from None
     folder = find(name)
     config = _read_json(folder / CONFIG)
     kind = config.get("model_type")
@@ -62,7 +64,9 @@ def find(name: str, files: Sequence[str] = FILES) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / CONFIG).is_file():
-            raise TeacherError(f"{name} holds no {CONFIG}: give a folder that `save_pretrained` of transformers has written")
+            raise TeacherError(
+                f"{name} holds no {CONFIG}: give a folder that `save_pretrained` of transformers has written"
+            )
         return path
     hub_id = name.removeprefix("hf:")
     if hub_id.count("/") != 1 or hub_id.startswith((".", "/", "~")):
@@ -73,8 +77,8 @@ def find(name: str, files: Sequence[str] = FILES) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=list(files)))
     except Exception as error:  # any of a dozen network and hub errors
         raise TeacherError(
-            f"{name} is neither a folder nor to be had from the hub ({type(error).__name__}): check the name and the network, or download "
-            "it elsewhere and give its folder"
+            f"{name} is neither a folder nor to be had from the hub ({type(error).__name__}): check the name and the "
+            "network, or download it elsewhere and give its folder"
         ) from None
 
 
@@ -84,8 +88,8 @@ def check_weights(name: str, folder: Path) -> None:
         return
     if any(path for pattern in PICKLES for path in folder.glob(pattern)):
         raise TeacherError(
-            f"{name} holds pickled weights, which can run code: load them where you trust them and save them as safetensors "
-            "(save_pretrained of transformers does)"
+            f"{name} holds pickled weights, which can run code: load them where you trust them and save them as "
+            "safetensors (save_pretrained of transformers does)"
         )
     raise TeacherError(f"{name} holds no *.safetensors: its weights are missing, or published as pickles alone")
 
@@ -93,8 +97,8 @@ def check_weights(name: str, folder: Path) -> None:
 class WaveTeacher(ModelTeacher):
     """HuBERT, WavLM, wav2vec 2.0, data2vec-audio: strided convolutions over samples, then a transformer.
 
-    Without a preprocessor_config.json the defaults of `transformers` hold: 16 kHz, zero mean and unit variance. These are taken of the
-    whole recording.
+    Without a preprocessor_config.json the defaults of `transformers` hold: 16 kHz, zero mean and unit variance. These
+    are taken of the whole recording.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], layer: Layer, device: str | torch.device, resample: bool):
@@ -124,21 +128,24 @@ class WaveTeacher(ModelTeacher):
 
 
 class MERTTeacher(WaveTeacher):
-    """MERT (Li et al. 2023, https://arxiv.org/abs/2306.00107): HuBERT on music at 24 kHz, published with code of its own, which is not
-    run: without its options the network is HuBERT's."""
+    """MERT (Li et al. 2023, https://arxiv.org/abs/2306.00107): HuBERT on music at 24 kHz, published with code of its
+    own, which is not run: without its options the network is HuBERT's."""
 
     def _load(self, folder: Path, config: dict[str, Any]) -> nn.Module:
         from transformers import HubertConfig, HubertModel
 
         if config.get("feature_extractor_cqt") or config.get("deepnorm"):
-            raise TeacherError(f"{folder}: this MERT (feature_extractor_cqt, deepnorm) needs code of its own, which is not run: take one "
-                               "without these, such as MERT-v1-95M or MERT-v1-330M")
+            raise TeacherError(
+                f"{folder}: this MERT (feature_extractor_cqt, deepnorm) needs code of its own, which is not run: take "
+                "one without these, such as MERT-v1-95M"
+            )
         known = {key: value for key, value in config.items() if key not in ("model_type", "auto_map", "architectures")}
         return from_pretrained(HubertModel, folder, config=HubertConfig(**known))
 
 
 class FilterbankTeacher(ModelTeacher):
-    """w2v-BERT 2.0 (Barrault et al. 2023, https://arxiv.org/abs/2312.05187): a conformer over pairs of log mel spectra."""
+    """w2v-BERT 2.0 (Barrault et al. 2023, https://arxiv.org/abs/2312.05187): a conformer over pairs of log mel
+    spectra."""
 
     def __init__(self, folder: Path, config: dict[str, Any], layer: Layer, device: str | torch.device, resample: bool):
         from transformers import AutoFeatureExtractor, AutoModel, SeamlessM4TFeatureExtractor
@@ -158,13 +165,14 @@ class FilterbankTeacher(ModelTeacher):
         self.fingerprint = fingerprint_of(self, self.model, self.layers, self._extractor.stride)
 
     def _rows(self, wav: Tensor) -> Tensor:
-        energies = self._extractor([item.numpy() for item in wav.cpu()], sampling_rate=self.native_rate, return_tensors="pt")
+        items = [item.numpy() for item in wav.cpu()]
+        energies = self._extractor(items, sampling_rate=self.native_rate, return_tensors="pt")
         return self._mean(energies["input_features"])
 
 
 class WhisperTeacher(ModelTeacher):
-    """The encoder of Whisper (Radford et al. 2022, https://arxiv.org/abs/2212.04356). It hears exactly 30 s: what is shorter is followed
-    by silence. The folder may hold all of Whisper or the encoder alone."""
+    """The encoder of Whisper (Radford et al. 2022, https://arxiv.org/abs/2212.04356). It hears exactly 30 s: what is
+    shorter is followed by silence. The folder may hold all of Whisper or the encoder alone."""
 
     mirrored = False
 
@@ -189,16 +197,18 @@ class WhisperTeacher(ModelTeacher):
         self.fingerprint = fingerprint_of(self, self.model, self.layers)
 
     def _rows(self, wav: Tensor) -> Tensor:
+        items = [item.numpy() for item in wav.cpu()]
         energies = self._extractor(
-            [item.numpy() for item in wav.cpu()], sampling_rate=self.native_rate, return_tensors="pt", padding="max_length",
+            items, sampling_rate=self.native_rate, return_tensors="pt", padding="max_length",
             max_length=self.window * self.hop,
         ).input_features
         return self._mean(energies)[:, : math.ceil(wav.shape[1] / self.hop)]
 
 
 class ASTTeacher(ModelTeacher):
-    """The Audio Spectrogram Transformer (Gong et al. 2021, https://arxiv.org/abs/2104.01778), which hears about 10 s at a time: the mean
-    over the bands of its patches, one row for each of their places in time. What is shorter is followed by silence."""
+    """The Audio Spectrogram Transformer (Gong et al. 2021, https://arxiv.org/abs/2104.01778), which hears about 10 s
+    at a time: the mean over the bands of its patches, one row for each of their places in time. What is shorter is
+    followed by silence."""
 
     mirrored = False
 
@@ -215,13 +225,15 @@ class ASTTeacher(ModelTeacher):
         check_rate(str(folder), self.native_rate, resample)
         self.hop = self.native_rate // 100 * settings.time_stride  # spectra every 10 ms, patches of several
         self._bands = (settings.num_mel_bins - settings.patch_size) // settings.frequency_stride + 1
-        self.window, self.dim = (settings.max_length - settings.patch_size) // settings.time_stride + 1, settings.hidden_size
+        self.window = (settings.max_length - settings.patch_size) // settings.time_stride + 1
+        self.dim = settings.hidden_size
         self.layers = chosen(layer, settings.num_hidden_layers + 1)
         self.fingerprint = fingerprint_of(self, self.model, self.layers, self._extractor.mean, self._extractor.std)
 
     def _rows(self, wav: Tensor) -> Tensor:
         padded = F.pad(wav.cpu(), (0, max(0, self.native_rate // 40 - wav.shape[1])))  # to one spectrum at least
-        energies = self._extractor([item.numpy() for item in padded], sampling_rate=self.native_rate, return_tensors="pt")
+        items = [item.numpy() for item in padded]
+        energies = self._extractor(items, sampling_rate=self.native_rate, return_tensors="pt")
         patches = self._mean(energies["input_values"])[:, 2:]  # behind two tokens that stand for the whole
         rows = patches.unflatten(1, (self._bands, -1)).mean(1)
         return rows[:, : math.ceil(wav.shape[1] / self.hop)]
@@ -245,22 +257,28 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def from_pretrained(kind: Any, folder: Path, unused: Sequence[str] = (), **options: Any) -> nn.Module:
-    """A model whose weights are all there but for parts named `unused`: what is missing would be random. Raises TeacherError."""
+    """A model whose weights are all there but for parts named `unused`: what is missing would be random. Raises
+    TeacherError."""
     from safetensors import SafetensorError
 
     try:
         with torch.random.fork_rng(devices=[]), _quiet():
             model, found = kind.from_pretrained(
-                os.fspath(folder), use_safetensors=True, local_files_only=True, trust_remote_code=False, dtype=torch.float32,
-                output_loading_info=True, **options,
+                os.fspath(folder), use_safetensors=True, local_files_only=True, trust_remote_code=False,
+                dtype=torch.float32, output_loading_info=True, **options,
             )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise TeacherError(f"{folder}: the weights do not fit config.json ({' '.join(str(error).split())[:200]})") from None
-    missing = [name for name in found["missing_keys"] if not name.endswith(NOT_NEEDED) and not name.startswith(tuple(unused))]
+        raise _misfit(folder, error) from None
+    missing = [name for name in found["missing_keys"] if not name.endswith(NOT_NEEDED)]
+    missing = [name for name in missing if not name.startswith(tuple(unused))]
     missing += [str(name) for name in found.get("mismatched_keys", ())]
     if missing:
         raise TeacherError(f"{folder}: weights are missing or of another shape: {', '.join(sorted(missing)[:5])}")
     return model
+
+
+def _misfit(folder: Path, error: Exception) -> TeacherError:
+    return TeacherError(f"{folder}: the weights do not fit config.json ({' '.join(str(error).split())[:200]})")
 
 
 @contextmanager
@@ -293,4 +311,4 @@ def _fill(encoder: nn.Module, folder: Path) -> None:
                         state[own] = file.get_tensor(key)
         encoder.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise TeacherError(f"{folder}: the weights do not fit config.json ({' '.join(str(error).split())[:200]})") from None
+        raise _misfit(folder, error) from None

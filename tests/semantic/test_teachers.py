@@ -66,7 +66,8 @@ def test_unseen_teachers_plug_in_by_folder(kind, folders):
 def test_rows_are_those_of_transformers(kind, normalize, folders, tmp_path):
     folder = shutil.copytree(folders(kind, **EVEN), tmp_path / "teacher")
     if normalize is not None:
-        (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": normalize, "sampling_rate": 16_000}))
+        facts = {"do_normalize": normalize, "sampling_rate": 16_000}
+        (folder / "preprocessor_config.json").write_text(json.dumps(facts))
     wav = 0.3 + sound(320 * 40)
     extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=normalize is not False)
     model = transformers.AutoModel.from_pretrained(folder).eval()
@@ -74,7 +75,8 @@ def test_rows_are_those_of_transformers(kind, normalize, folders, tmp_path):
         inputs = extractor(wav.numpy(), sampling_rate=16_000, return_tensors="pt").input_values
         states = model(inputs, output_hidden_states=True).hidden_states
     assert len(states) == 3
-    for layer, expected in (("mean", sum(states) / 3), (0, states[0]), (2, states[2]), (-1, states[2]), ([0, 2], (states[0] + states[2]) / 2)):
+    two = (states[0] + states[2]) / 2
+    for layer, expected in (("mean", sum(states) / 3), (0, states[0]), (2, states[2]), (-1, states[2]), ([0, 2], two)):
         assert torch.allclose(load_teacher(folder, layer).features(wav), expected[0], atol=1e-5), layer
 
 
@@ -83,7 +85,8 @@ def test_w2v_bert_is_that_of_transformers(folders):
     wav = sound(320 * 40)
     extractor = transformers.SeamlessM4TFeatureExtractor(feature_size=20, num_mel_bins=20)
     heard = teacher._heard(wav[None], 40)[0]
-    assert torch.equal(heard[: len(wav)], wav) and torch.equal(heard[len(wav) :], wav[:-1].flip(0)[: teacher.reach])  # mirrored
+    assert torch.equal(heard[: len(wav)], wav)
+    assert torch.equal(heard[len(wav) :], wav[:-1].flip(0)[: teacher.reach])  # mirrored
     with torch.no_grad():
         energies = extractor(heard.numpy(), sampling_rate=16_000, return_tensors="pt").input_features
         expected = teacher.model(energies, output_hidden_states=True).hidden_states[1][0]
@@ -234,8 +237,8 @@ def test_the_fingerprint_is_of_weights_and_layers_not_of_the_folder(folders, hub
     assert load_teacher(folders("hubert"), [0, 1, 2]).fingerprint == teacher.fingerprint
     others = [load_teacher(folders("hubert"), layer).fingerprint for layer in (0, 1, [0, 1])]
     others.append(load_teacher(folders("hubert", seed=1)).fingerprint)
-    (moved_folder := hubert.with_name("moved")).joinpath("preprocessor_config.json").write_text('{"do_normalize": false}')
-    others.append(load_teacher(moved_folder).fingerprint)
+    (hubert.with_name("moved") / "preprocessor_config.json").write_text('{"do_normalize": false}')
+    others.append(load_teacher(hubert.with_name("moved")).fingerprint)
     assert len({teacher.fingerprint, *others}) == 6
     assert all(len(one) == 16 and int(one, 16) >= 0 for one in others)
 
@@ -289,7 +292,8 @@ def test_weights_that_are_not_all_there(hubert):
 
     tensors = load_file(hubert / "model.safetensors")
     name = "encoder.layers.1.feed_forward.output_dense.weight"
-    save_file({key: value for key, value in tensors.items() if key != name}, hubert / "model.safetensors", {"format": "pt"})
+    del tensors[name]
+    save_file(tensors, hubert / "model.safetensors", {"format": "pt"})
     refused("missing or of another shape.*output_dense.weight", hubert)
     (hubert / "model.safetensors").write_bytes(b"no tensors at all")
     refused("do not fit config.json", hubert)
@@ -315,8 +319,10 @@ def test_folders_that_hold_no_teacher(hubert, tmp_path):
 
 def test_a_teacher_of_another_rate_is_refused_or_resampled(hubert):
     config = json.loads((hubert / "config.json").read_text())
-    config |= {"model_type": "mert_model", "architectures": ["MERTModel"], "feature_extractor_cqt": False, "deepnorm": False,
-               "attention_relax": -1.0, "auto_map": {"AutoModel": "modeling_MERT.MERTModel"}}
+    config |= {
+        "model_type": "mert_model", "architectures": ["MERTModel"], "feature_extractor_cqt": False, "deepnorm": False,
+        "attention_relax": -1.0, "auto_map": {"AutoModel": "modeling_MERT.MERTModel"},
+    }
     (hubert / "config.json").write_text(json.dumps(config))
     (hubert / "preprocessor_config.json").write_text('{"sampling_rate": 24000, "do_normalize": true}')
     (hubert / "modeling_MERT.py").write_text("raise SystemExit('code that came with a model was run')")
@@ -398,8 +404,8 @@ def pipeline(monkeypatch):
 
     torch.manual_seed(0)
     model = models.wav2vec2_model(
-        "group_norm", [(8, 10, 5), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 2, 2), (8, 2, 2)], False, 16, 0.1, 4, 2, 2, 2,
-        0.1, 24, 0.1, 0.1, False, 0.1, None,
+        "group_norm", [(8, 10, 5), *[(8, 3, 2)] * 4, *[(8, 2, 2)] * 2], False, 16, 0.1, 4, 2, 2, 2, 0.1, 24, 0.1, 0.1,
+        False, 0.1, None,
     )
 
     class Bundle:
@@ -416,7 +422,8 @@ def pipeline(monkeypatch):
 def test_a_pipeline_of_torchaudio(pipeline):
     _, model = pipeline
     teacher = load_teacher("torchaudio:HUBERT_TINY")
-    assert (teacher.frame_rate, teacher.dim, teacher.name, teacher.layers) == (50, 16, "torchaudio-HUBERT_TINY-mean", (1, 2))
+    assert (teacher.frame_rate, teacher.dim, teacher.layers) == (50, 16, (1, 2))
+    assert teacher.name == "torchaudio-HUBERT_TINY-mean"
     wav = sound(16_000)
     with torch.no_grad():
         heard = torch.cat([wav, wav[:-1].flip(0)[:80]])
