@@ -36,7 +36,7 @@ class TextTeacher:
     the half that lies farther from their edge.
 
     padded   True: the text's tokens in the first frames, one each, and [PAD] behind them, as in the public code of DM-Codec
-             (Ahmed et al. 2024, https://arxiv.org/abs/2410.15017). That is no alignment: it is here to be compared with.
+             (Ahasan et al. 2024, https://arxiv.org/abs/2410.15017). That is no alignment: it is here to be compared with.
 
     name, dim, frame_rate, sample_rate, fingerprint   as of `codec.semantic.teachers.Teacher`.
     window   tokens that the model reads at a time.
