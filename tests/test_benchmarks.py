@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import judges  # noqa: E402
 import peers  # noqa: E402
+import public  # noqa: E402
 import quality  # noqa: E402
 import speed  # noqa: E402
 
@@ -176,3 +177,29 @@ def test_all_products_are_counted():
     with torch.no_grad():
         assert speed.gflop(linear, torch.zeros(5, 10)) == pytest.approx(2e-9 * 5 * 10 * 20)
         assert speed.gflop(lstm, torch.zeros(7, 1, 16)) == pytest.approx(2e-9 * 7 * 4 * 16 * 32)
+
+
+# Public implementations
+
+
+def test_public_measures_the_same_work(capsys, monkeypatch):
+    pytest.importorskip("transformers")
+    small = {"hidden_size": 16, "num_filters": 4, "upsampling_ratios": [4, 3, 2], "codebook_size": 64, "target_bandwidths": [24.0]}
+    monkeypatch.setitem(public.BUILD, "encodec", (lambda: public.encodec(**small), "transformers"))
+    public.main(["--families", "encodec", "--seconds", "0.1,0.2", "--repeats", "2"])
+    rows = capsys.readouterr().out.splitlines()[-2:]
+    assert [row.split(" | ")[:2] for row in rows] == [["| encodec", "0.1 s"], ["| encodec", "0.2 s"]]
+    assert all(row.endswith("| 100.0% |") for row in rows)
+
+
+def test_public_packages_that_are_missing_are_named(capsys, monkeypatch):
+    def missing():
+        raise ImportError("no module")
+
+    monkeypatch.setitem(public.BUILD, "snac", (missing, "snac"))
+    public.main(["--families", "snac"])
+    said = capsys.readouterr()
+    assert "pip install snac" in said.err and "| snac" not in said.out
+    with pytest.raises(SystemExit):
+        public.parse(["--families", "opus"])
+    assert public.spread([3.0]) == (3.0, 3.0, 3.0) and public.spread([1.0, 2.0, 3.0]) == (2.0, 1.5, 2.5)

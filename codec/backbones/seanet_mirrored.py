@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from codec.backbones.base import Network
+from codec.nn.activations import ELU
 from codec.nn.lstm import BidirectionalLSTM, ResidualLSTM
 from codec.nn.padded import PaddedConv1d, TrimmedConvTranspose1d
 from codec.nn.snake import Snake
 
-ACTIVATIONS = {"elu": lambda channels: nn.ELU(), "snake": Snake}
+ACTIVATIONS = {"elu": lambda channels: ELU(), "snake": Snake}
 
 
 class ResidualUnit(nn.Module):

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from codec.backbones.base import Network
 from codec.backbones.seanet_mirrored import grid
+from codec.nn.conv1d import Conv1d
 from codec.nn.istft import CentredSynthesis, from_polar
-from codec.nn.linear import Linear
+from codec.nn.products import Linear
 
 EPSILON = 1e-6  # of all normalisations
 GROUPS = 32
@@ -26,10 +27,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.norm1 = nn.GroupNorm(GROUPS, channels, eps=EPSILON)
-        self.conv1 = nn.Conv1d(channels, channels, 3, padding=1)
+        self.conv1 = Conv1d(channels, channels, 3, padding=1)
         self.norm2 = nn.GroupNorm(GROUPS, channels, eps=EPSILON)
         self.dropout = nn.Dropout(DROPOUT)
-        self.conv2 = nn.Conv1d(channels, channels, 3, padding=1)
+        self.conv2 = Conv1d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(F.silu(self.norm1(x)))
@@ -55,7 +56,7 @@ class ConvNeXtBlock(nn.Module):
 
     def __init__(self, channels: int, hidden: int, kernel_size: int, layer_scale: float):
         super().__init__()
-        self.depthwise = nn.Conv1d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+        self.depthwise = Conv1d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=EPSILON)
         self.expand, self.project = Linear(channels, hidden), Linear(hidden, channels)
         self.scale = nn.Parameter(torch.full((channels,), layer_scale))
@@ -83,7 +84,7 @@ class WavTokenizerDecoder(Network):
         if channels % GROUPS or kernel_size % 2 == 0:
             raise ValueError(f"channels={channels} must be a multiple of {GROUPS}, kernel_size={kernel_size} odd")
         self.window = grid(window_frames, overlap_frames)
-        self.embed = nn.Conv1d(dim, channels, kernel_size, padding=kernel_size // 2)
+        self.embed = Conv1d(dim, channels, kernel_size, padding=kernel_size // 2)
         self.attention = nn.Sequential(
             ResidualBlock(channels), ResidualBlock(channels), AttentionBlock(channels), ResidualBlock(channels),
             ResidualBlock(channels), nn.GroupNorm(GROUPS, channels, eps=EPSILON),

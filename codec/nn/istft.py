@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from codec.nn.linear import rowwise_linear
+from codec.nn.products import linear
 from codec.nn.stft import hann, inverse_dft_basis
 
 LOUDEST = 100.0  # magnitude of a bin
@@ -42,7 +42,7 @@ class CentredSynthesis(nn.Module):
 
     def forward(self, spectrum: Tensor) -> Tensor:
         count, start = spectrum.shape[1], (self.window - self.hop) // 2
-        y = self._sum(rowwise_linear(spectrum, self.basis))
+        y = self._sum(linear(spectrum, self.basis))
         envelope = self._sum(self.squared.expand(1, count, self.window))
         inside = slice(start, start + count * self.hop)
         return y[:, inside] / envelope[:, inside]

@@ -79,3 +79,13 @@ def test_snake_on_both_layouts(reuse, monkeypatch):
         expected = layer(x).detach()
     for given in (x.clone(), x.mT.contiguous().mT):
         torch.testing.assert_close(layer(given, reuse), expected, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_elu_on_both_layouts(monkeypatch):
+    from codec.nn import activations
+
+    monkeypatch.setattr(activations, "TILE", 64)  # several tiles, or one pass where memory has holes
+    x = 3 * torch.randn(2, 6, 50)
+    for given in (x, x.mT.contiguous().mT, x[..., 1:], torch.randn(2, 3, 1), x[:, :, ::2]):
+        torch.testing.assert_close(activations.elu(given), torch.nn.functional.elu(given), rtol=0, atol=1e-6)
