@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.evaluation.probe_data import Recording
-from codec.evaluation.probe_heads import CodeVectors, draws, optimise, padded
+from codec.evaluation.probe_heads import CodeVectors, draws, optimise, padded, start_tables
 from codec.evaluation.probe_report import LOWER, Missing, ProbeError, Score, bootstrap
 from codec.evaluation.probe_texts import LETTERS, Texts, spelled
 from codec.evaluation.probe_view import View
@@ -20,13 +20,14 @@ FOLDS = 5  # one of them is for testing
 MIN_TRAIN, MIN_TEST = 50, 10
 BATCH = 16
 WIDTH = 64
+NOISE = 64  # random codes
 TRUNK_RATE, LETTER_RATE = 25.0, 50.0  # frames a second inside, and places for letters
 
 
 class Characters:
     """The letters of the text, in order: a fifth of the speakers (of the files where speakers are not known) is for testing.
-    Character errors per character of the text. Chance: the same network, trained likewise without codes, on the lengths
-    alone."""
+    Character errors per character of the text. Chance: the same network, trained likewise on random codes of the same
+    lengths."""
 
     name, steps = "characters", 600
 
@@ -49,8 +50,9 @@ class Characters:
         errors, letters = self._errors(view, codes, view.tables(), "characters")
         blind = (view.frame_rate, view.steps(self.steps), view.seed)
         if blind not in self._blind:
-            nothing = [torch.zeros(1, code.shape[1], dtype=torch.int64) for code in codes]
-            wrong, _ = self._errors(view, nothing, [torch.ones(1, 1)], "characters without codes")
+            generator = torch.Generator().manual_seed(view.seed)
+            nothing = [torch.randint(0, NOISE, (1, code.shape[1]), generator=generator) for code in codes]
+            wrong, _ = self._errors(view, nothing, start_tables([None], [NOISE], view.seed), "characters from noise")
             self._blind[blind] = float(wrong.sum() / letters.sum())
         estimate = bootstrap(errors, letters, view.seed)
         yield view.score(self.name, "", "network", "character error rate", LOWER, estimate, self._blind[blind], len(errors),

@@ -59,10 +59,10 @@ def test_letters_are_found_where_they_are_and_only_there():
     found, codes, texts = letters()
     task = Characters(found, texts)
     (row,) = task.measure(view(codes, 1, only_steps=120))
-    assert row.value < 0.4 and row.beyond_chance and row.better == "lower" and row.chance > 0.7
+    assert row.value < 0.4 and row.beyond_chance and row.better == "lower" and row.chance > 0.6
     assert row.count == sum(recording.fold(5) == 0 for recording in found)
     (row,) = task.measure(view(codes, 2, only_steps=120))
-    assert row.value > 0.7 and abs(row.value - row.chance) < 0.1
+    assert row.value > 0.6 and abs(row.value - row.chance) < 0.1
     with pytest.raises(Missing, match="--transcripts"):
         Characters(found, Said())
     with pytest.raises(ProbeError, match="to train on .* are too few, 50 and 10 are needed"):
