@@ -55,7 +55,7 @@ def recordings(source: str | Path, split: str = "train") -> list[Recording]:
     for entry in entries:
         path = Path(entry.path)
         if path.parent not in labels:
-            labels[path.parent] = _labels(path.parent) or _labels(source)
+            labels[path.parent] = _labels(path.parent) or _labels(source if source.is_dir() else source.parent)
         try:
             digest = _digest(path)
         except OSError as error:
