@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from codec.backbones.base import Network, block_frames
 from codec.nn.conv1d import Conv1d, ConvTranspose1d
 from codec.nn.reach import decoder_context, encoder_context
+from codec.nn.slices import Slices, wide_strides
 from codec.nn.snake import Snake
 
 KERNEL = 7
@@ -86,9 +87,15 @@ class DACEncoder(Network):
         self.conv2 = Conv1d(channels * 2 ** len(strides), dim, 3, padding=1)
         self.context = encoder_context(self, hop)
         self.block_frames = block_frames(channels * hop, self.context)
+        self._fine = wide_strides(strides, channels)
+        down = math.prod(strides[: self._fine])
+        self._slices = Slices(self._fine_layers(), channels * down, down=down)
+
+    def _fine_layers(self) -> list[nn.Module]:
+        return [self.conv1, *self.blocks[: self._fine]]
 
     def forward(self, wav: Tensor, state: None = None) -> tuple[Tensor, None]:
-        return self.conv2(self.snake(self.blocks(self.conv1(wav)), reuse=True)), None
+        return self.conv2(self.snake(self.blocks[self._fine :](self._slices.run(self._fine_layers(), wav)), reuse=True)), None
 
 
 class DACDecoder(Network):
@@ -115,9 +122,15 @@ class DACDecoder(Network):
         self.conv2 = Conv1d(last, 1, KERNEL, padding=KERNEL // 2)
         self.context = decoder_context(self, hop)
         self.block_frames = block_frames(last * hop, self.context)
+        self._coarse = len(strides) - wide_strides(strides[::-1], last)
+        up = math.prod(strides[self._coarse :])
+        self._slices = Slices(self._fine_layers(), last * up, up=up)
+
+    def _fine_layers(self) -> list[nn.Module]:
+        return [*self.blocks[self._coarse :], self.snake, self.conv2]
 
     def forward(self, latents: Tensor, state: None = None) -> tuple[Tensor, None]:
-        wav = self.conv2(self.snake(self.blocks(self.conv1(latents)), reuse=True))
+        wav = self._slices.run(self._fine_layers(), self.blocks[: self._coarse](self.conv1(latents)))
         wav = wav.tanh() if self.tanh else wav
         return F.pad(wav, (0, latents.shape[2] * self.hop - wav.shape[2])), None
 

@@ -19,6 +19,7 @@ from codec.backbones.base import Network, block_frames
 from codec.backbones.dac import DILATIONS, KERNEL, DownBlock, ResidualUnit, check_strides
 from codec.nn.conv1d import Conv1d, ConvTranspose1d
 from codec.nn.reach import decoder_context, encoder_context
+from codec.nn.slices import Slices, wide_strides
 from codec.nn.snake import Snake
 
 
@@ -78,9 +79,15 @@ class SNACEncoder(Network):
         self.conv2 = Conv1d(dim, dim, KERNEL, padding=KERNEL // 2, groups=dim if depthwise else 1)
         self.context = encoder_context(self, hop)
         self.block_frames = block_frames(channels * hop, self.context)
+        self._fine = wide_strides(strides, channels)
+        down = math.prod(strides[: self._fine])
+        self._slices = Slices(self._fine_layers(), channels * down, down=down)
+
+    def _fine_layers(self) -> list[nn.Module]:
+        return [self.conv1, *self.blocks[: self._fine]]
 
     def forward(self, wav: Tensor, state: None = None) -> tuple[Tensor, None]:
-        return self.conv2(self.blocks(self.conv1(wav))), None
+        return self.conv2(self.blocks[self._fine :](self._slices.run(self._fine_layers(), wav))), None
 
 
 class SNACDecoder(Network):
@@ -108,6 +115,13 @@ class SNACDecoder(Network):
         self.conv2 = Conv1d(last, 1, KERNEL, padding=KERNEL // 2)
         self.context = decoder_context(self, hop)
         self.block_frames = block_frames(last * hop, self.context)
+        self._coarse = len(strides) - wide_strides(strides[::-1], last)
+        up = math.prod(strides[self._coarse :])
+        self._slices = Slices(self._fine_layers(), last * up, up=up)
+
+    def _fine_layers(self) -> list[nn.Module]:
+        return [*self.blocks[self._coarse :], self.snake, self.conv2]
 
     def forward(self, latents: Tensor, state: None = None) -> tuple[Tensor, None]:
-        return self.conv2(self.snake(self.blocks(self.first(latents)), reuse=True)).tanh(), None
+        wav = self._slices.run(self._fine_layers(), self.blocks[: self._coarse](self.first(latents)))
+        return wav.tanh(), None
