@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -54,3 +55,52 @@ def save(folder: Path, kind: str, seed: int = 0, **settings) -> Path:
 def write(model, folder: Path) -> None:
     with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
         model.save_pretrained(folder)
+
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ'"
+
+
+def save_ctc(folder: Path, kind: str = "Wav2Vec2", letters: str = LETTERS, between: str = "|") -> Path:
+    """A random CTC model of two layers with a hop of 20 samples, saved as those on the hub are."""
+    import transformers as hf
+
+    special = ["<pad>", "<s>", "</s>", "<unk>", *([between] if between else [])]
+    vocabulary = {token: number for number, token in enumerate([*special, *letters])}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    hf.Wav2Vec2CTCTokenizer(str(folder / "vocab.json")).save_pretrained(folder)
+    hf.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = getattr(hf, f"{kind}Config")(
+        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        conv_dim=(8, 8), conv_stride=(5, 4), conv_kernel=(10, 4), num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
+        pad_token_id=0,
+    )
+    write(getattr(hf, f"{kind}ForCTC")(config), folder)
+    return folder
+
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "un", "##happ", "##y", ",", ".", *"abcdefg"]
+POSITIONS = 16
+
+
+def save_bert(folder: Path, kind: str = "Bert", **settings) -> Path:
+    """A random model of two layers with a tokenizer of twenty pieces."""
+    import transformers as hf
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    backend = Tokenizer(models.WordPiece({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    backend.decoder = decoders.WordPiece()
+    hf.PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", sep_token="[SEP]", pad_token="[PAD]", cls_token="[CLS]", mask_token="[MASK]"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32} | settings
+    config = getattr(hf, f"{kind}Config")(vocab_size=len(WORDS), max_position_embeddings=POSITIONS, pad_token_id=0, **sizes)
+    write(getattr(hf, f"{kind}Model")(config), folder)
+    return folder

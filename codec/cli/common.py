@@ -31,6 +31,19 @@ def check_device(name: str) -> str:
     return name
 
 
+def add_part(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--part", type=_part, default=(1, 1), metavar="I/N",
+                        help="every N-th recording from the I-th on: N processes, each with a device, share a corpus and OUT")
+
+
+def _part(text: str) -> tuple[int, int]:
+    """3/8 as (3, 8)."""
+    index, _, number = text.partition("/")
+    if not (index.isdecimal() and number.isdecimal() and 1 <= int(index) <= int(number)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part: there is 1/8 to 8/8, for instance")
+    return int(index), int(number)
+
+
 def load_model(name: str, device: str) -> Codec:
     from codec import hub
 

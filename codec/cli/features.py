@@ -16,7 +16,7 @@ import argparse
 import time
 from functools import partial
 
-from codec.cli.common import add_device, check_device, count, duration, note
+from codec.cli.common import add_device, add_part, check_device, count, duration, note
 from codec.cli.progress import Progress
 
 
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="train", help="split of a manifest (default: train)")
     parser.add_argument("--resample", action="store_true", help="allow a teacher that hears another rate than 16 kHz")
     parser.add_argument("--bf16", action="store_true", help="run the teacher in bfloat16: faster, a little less exact")
+    add_part(parser)
     add_device(parser)
 
 
@@ -48,7 +49,8 @@ def run(args: argparse.Namespace) -> None:
     from codec.semantic import FeatureStore, Transcripts, compute, compute_text, load_teacher, load_text_teacher
     from codec.training.data import list_audio
 
-    paths = [entry.path for entry in list_audio(args.source, args.split)]
+    first, step = args.part
+    paths = [entry.path for entry in list_audio(args.source, args.split)][first - 1 :: step]
     device = check_device(args.device)
     if args.text_teacher is None:
         teacher, run_over = load_teacher(args.teacher, layer, device, args.resample, args.bf16), compute
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
         note(f"left out {path}: {reason}")
     if len(report.skipped) > 3:
         note(f"and {len(report.skipped) - 3} more")
-    if not report.added and not report.present:
+    if report.skipped and not report.added and not report.present:
         raise ValueError(f"none of {count(len(paths), 'file')} of {args.source} has features: {report.skipped[0][1]}")
     speed = f", {report.seconds / wall:.3g} times real time" if report.added else ""
     plain = store.rows * store.dim * 2

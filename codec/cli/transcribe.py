@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from codec.cli.common import add_device, check_device, check_input, check_output, count, duration, summary
+from codec.cli.common import add_device, add_part, check_device, check_input, check_output, count, duration, summary
 from codec.cli.progress import Progress
 
 
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language", action="append", default=[], metavar="CODE",
                         help="keep this language alone, e.g. en; may be given again")
     parser.add_argument("--split", default="train", help="split of a manifest (default: train)")
+    add_part(parser)
     add_device(parser)
 
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     aligner = CtcAligner(args.align, device) if args.align else None
     with Transcripts(args.out, write=True) as out, Progress() as progress:
         report = transcribe(
-            args.source, out, asr, aligner, args.language, args.split,
+            args.source, out, asr, aligner, args.language, args.split, args.part,
             progress=lambda done, total, path: progress.update(done, total, f"{done}/{total} {path}"),
         )
     for line in report.failed:

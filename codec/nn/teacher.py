@@ -120,7 +120,7 @@ def _build(kind: str, settings: dict) -> nn.Module:
     try:
         import transformers
     except ImportError:
-        raise ValueError("this codec hears through a speech model of another package: pip install transformers") from None
+        raise ValueError('this codec hears through a speech model of another package: pip install "neural-codec-toolkit[teachers]"') from None
     config, model = {
         "hubert": (transformers.HubertConfig, transformers.HubertModel),
         "wavlm": (transformers.WavLMConfig, transformers.WavLMModel),

@@ -80,7 +80,7 @@ def forced_align(log_probs: np.ndarray | torch.Tensor, targets: Sequence[int], b
         if state % 2:
             spans[state // 2, 0] = frame
             spans[state // 2, 1] = max(spans[state // 2, 1], frame + 1)
-        state -= steps[frame, state]
+        state -= int(steps[frame, state])  # of 8 bits
     return spans
 
 

@@ -153,12 +153,11 @@ def load_text_teacher(
         import transformers  # noqa: F401
     except ImportError:
         raise TeacherError('teachers are models of another package: pip install "neural-codec-toolkit[teachers]"') from None
-    from codec.semantic.transformers_teachers import FILES, check_weights, find
+    from codec.semantic.transformers_teachers import FILES, check_weights, find, plain_name
 
     folder = find(str(name), [*FILES, *TOKENIZER])
     check_weights(str(name), folder)
-    plain = Path(name).expanduser().resolve().name if Path(name).expanduser().is_dir() else str(name).removeprefix("hf:")
-    return TextTeacher(folder, plain, layer, frame_rate, padded, device)
+    return TextTeacher(folder, plain_name(str(name)), layer, frame_rate, padded, device)
 
 
 def compute_text(

@@ -359,6 +359,7 @@ def transcribe(
     aligner: Aligner | None = None,
     languages: Sequence[str] = (),
     split: str = "train",
+    part: tuple[int, int] = (1, 1),
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Report:
     """Add the transcripts of a corpus to `out`; what is there already is not done again.
@@ -368,13 +369,14 @@ def transcribe(
                the recognised words.
     aligner    gives the times in the place of `asr`, e.g. `codec.semantic.alignment.CtcAligner`.
     languages  what an entry of the manifest says is in another language is skipped (and what `asr` finds to be).
+    part       (i, n): every n-th recording from the i-th on, counted from 1.
     progress   called with files done, files in all, and the path of the next one.
 
     Without `asr` and `aligner` texts are kept without times. Skipped and counted: "silent" (peak below -50 dBFS), "language",
     "no text" (none given and no `asr`), "no speech", "unsure" (by `asr`), "mismatch" (the text does not fit the sound).
     Files that cannot be read are in `failed`. Raises DataError where there are no files.
     """
-    entries, report = list_audio(source, split), Report()
+    entries, report = list_audio(source, split)[part[0] - 1 :: part[1]], Report()
     given = given_texts(source)
     for index, entry in enumerate(entries):
         if progress is not None:

@@ -51,8 +51,7 @@ def load(name: str, layer: Layer, device: str | torch.device, resample: bool, bf
         raise TeacherError(f"{name}: there is no teacher of model_type {kind!r}: there is {', '.join(sorted(KINDS))}")
     check_weights(name, folder)
     teacher = KINDS[kind](folder, config, layer, device, resample)
-    plain = Path(name).expanduser().resolve().name if Path(name).expanduser().is_dir() else name.removeprefix("hf:")
-    teacher.name = f"{plain}-{layer_name(layer, teacher.layers)}"
+    teacher.name = f"{plain_name(name)}-{layer_name(layer, teacher.layers)}"
     if bfloat16:
         teacher.halve()
     teacher._probe()
@@ -80,6 +79,12 @@ def find(name: str, files: Sequence[str] = FILES) -> Path:
             f"{name} is neither a folder nor to be had from the hub ({type(error).__name__}): check the name and the "
             "network, or download it elsewhere and give its folder"
         ) from None
+
+
+def plain_name(name: str) -> str:
+    """Of a folder its own, of a hub id what follows its owner: hubert-base-ls960, whichever way it came."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.is_dir() else name.rpartition("/")[2]
 
 
 def check_weights(name: str, folder: Path) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -29,6 +30,7 @@ from codec.training.listing import DataError, Entry, decode, list_audio, place
 SILENT_CROP = 10 ** (-55 / 20)  # RMS over the file's peak: below it a crop is drawn again
 SILENT_FILE = 10 ** (-50 / 20)  # peak: below it a file is left out
 TRIES = 100
+AHEAD = 32  # files that are decoded before they are written
 CACHE_VERSION = 1
 
 
@@ -224,7 +226,7 @@ def _build(entries: list[Entry], sample_rate: int, name: Path) -> dict[str, Any]
     try:
         header = _write_header(output, 0)
         with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
-            for entry, wav in zip(entries, pool.map(lambda entry: _attempt(entry, sample_rate), entries)):
+            for entry, wav in _decoded(pool, entries, sample_rate):
                 if isinstance(wav, DataError):
                     skipped.append((entry.path, str(wav)))
                     continue
@@ -256,6 +258,18 @@ def _write(path: Path, text: str) -> None:
     except BaseException:
         output.discard()
         raise
+
+
+def _decoded(pool: ThreadPoolExecutor, entries: list[Entry], sample_rate: int) -> Iterator[tuple[Entry, np.ndarray | DataError]]:
+    """Entries with their samples, in order. Few are decoded ahead: where the disk is slower, the corpus would fill the memory."""
+    waiting: deque = deque()
+    for entry in entries:
+        waiting.append((entry, pool.submit(_attempt, entry, sample_rate)))
+        if len(waiting) > AHEAD:
+            first, wav = waiting.popleft()
+            yield first, wav.result()
+    for entry, wav in waiting:
+        yield entry, wav.result()
 
 
 def _attempt(entry: Entry, sample_rate: int) -> np.ndarray | DataError:

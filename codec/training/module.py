@@ -26,6 +26,7 @@ from codec.model import Codec, CodecOutput
 from codec.semantic.heads import SemanticHeads
 from codec.training.balancer import Balancer
 from codec.training.ema import EMA
+from codec.training.encoder_teacher import give_teacher
 from codec.training.losses import SpectralLosses
 from codec.training.recipe import LossConfig, Recipe
 from codec.training.resampling import Resampling
@@ -55,6 +56,7 @@ class CodecTraining(lightning.LightningModule):
         self.model.quantizer.prepare_training(processes * recipe.data.batch_size * crop_frames, synchronized=processes > 1)
         if recipe.init:
             self._start_from(hub.load(recipe.init))
+        give_teacher(self.model.encoder, recipe.semantic.teacher, recipe.init)
         entries = recipe.adversary.discriminators
         self.discriminator = discriminators.build_all(entries, rate) if entries else None
         if entries and self._judged_samples(recipe) < self.discriminator.min_samples:

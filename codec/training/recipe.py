@@ -54,9 +54,11 @@ class LossConfig:
 class SemanticConfig:
     """Teachers whose features the tokens are to carry. features: folder of stores, made by `codec features`. targets: entries
     of `codec.semantic.heads.SemanticTarget`. student_first: steps in which only targets with `source: content` are trained.
+    teacher: of an encoder that hears through one (xcodec, xcodec2): folder or hub id of its weights, or `random` to try things out.
     """
 
     features: str = ""
+    teacher: str = ""
     targets: list = field(default_factory=list)
     student_first: int = 0
 
@@ -156,7 +158,8 @@ def names() -> list[str]:
 
 
 def load(name: str, overrides: typing.Sequence[str] = (), tiny: bool = False) -> Recipe:
-    """Read the recipe `name` (or a path to a YAML file) and apply overrides such as `data.batch_size=8`.
+    """Read the recipe `name` (or a path to a YAML file) and apply overrides such as `data.batch_size=8`, or of the first
+    entry of a list `semantic.targets.1.teacher=mine`.
 
     tiny: make it small first, see `codec.training.tiny`. Raises ConfigError for unknown recipes, keys and values.
     """
@@ -175,7 +178,7 @@ def load(name: str, overrides: typing.Sequence[str] = (), tiny: bool = False) ->
         _override(values, override)
     if tiny and values["semantic"]["targets"] and not values["semantic"]["features"]:
         warnings.warn("a trial needs no teacher: semantic targets are left out, unless semantic.features=FOLDER", stacklevel=2)
-        values["semantic"] = {}
+        values["semantic"] = {"teacher": values["semantic"]["teacher"]}
     return from_dict(values)
 
 
@@ -252,14 +255,21 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"{override!r} is no override: write key=value, e.g. data.batch_size=8")
     *parents, last = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
+    for number, parent in enumerate(parents, 1):
+        values = values.setdefault(parent, {}) if isinstance(values, dict) else _entry(values, parent, key)
+        if not isinstance(values, dict) and not (isinstance(values, list) and number < len(parents)):
             raise ConfigError(f"{key}: {parent} is a value, not a section")
     try:
         values[last] = _number(yaml.safe_load(text)) if text else ""
     except yaml.YAMLError:
         raise ConfigError(f"{override!r}: the value is no YAML") from None
+
+
+def _entry(values: list, number: str, key: str) -> Any:
+    """An entry of a list, counted from 1 as in messages."""
+    if not number.isdecimal() or not 1 <= int(number) <= len(values):
+        raise ConfigError(f"{key}: {number} is no entry of a list of {len(values)}, which are counted from 1")
+    return values[int(number) - 1]
 
 
 def _number(value: Any) -> Any:

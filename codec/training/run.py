@@ -83,10 +83,14 @@ def _stores(recipe: Recipe) -> list:
         teachers = ", ".join(sorted({target.teacher for target in targets}))
         raise ConfigError(f"this recipe distils {teachers}: add semantic.features=FOLDER, which codec features makes, or train "
                           "without by semantic.targets=[]")
-    try:
-        return [FeatureStore.open(folder, target.teacher) for target in targets]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"semantic.features: {error}") from None
+    stores = []
+    for number, target in enumerate(targets, 1):
+        try:
+            stores.append(FeatureStore.open(folder, target.teacher))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"semantic.features: {error}; a store of another name is taken by "
+                              f"semantic.targets.{number}.teacher=NAME") from None
+    return stores
 
 
 def _step_data(recipe: Recipe, crops, module):

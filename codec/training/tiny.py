@@ -36,7 +36,10 @@ def shrink(values: dict[str, Any]) -> dict[str, Any]:
     model, data, adversary, schedule, run = (values[key] for key in ("model", "data", "adversary", "schedule", "run"))
     semantic = values["semantic"]
     small = {
-        "semantic": semantic | {"student_first": _scaled(semantic["student_first"], schedule["steps"])},
+        "semantic": semantic | {
+            "student_first": _scaled(semantic["student_first"], schedule["steps"]),
+            "teacher": "random" if "teacher_dim" in model["encoder"] else "",  # no published one is as small
+        },
         "model": _model(model),
         "data": data | {
             "batch_size": min(2, data["batch_size"]), "crop_seconds": min(0.5, data["crop_seconds"]), "workers": 0,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import numpy as np
 import pytest
 import torch
+
+from tiny_teachers import LETTERS, save_ctc
 
 from codec.semantic.alignment import (
     AlignmentError, CtcAligner, Word, fill_times, forced_align, match_times, spread_words, voiced_frames,
@@ -86,28 +87,17 @@ def test_impossible_and_broken_probabilities_are_refused():
         forced_align(log_probs[0], [1])
 
 
+def test_a_long_text():
+    """More states than fit into 8 bits; every token where it is all but certain."""
+    targets = [1 + number % 5 for number in range(200)]
+    log_probs = np.full((600, 6), -10.0)
+    for number, token in enumerate(targets):
+        log_probs[3 * number : 3 * number + 2, token] = -0.01
+        log_probs[3 * number + 2, 0] = -0.01
+    assert forced_align(log_probs, targets).tolist() == [[3 * number, 3 * number + 2] for number in range(200)]
+
+
 # A CTC model
-
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ'"
-
-
-def save_ctc(folder, kind="Wav2Vec2", letters=LETTERS, between="|"):
-    """A random CTC model of two layers with a hop of 20 samples, saved as those on the hub are."""
-    transformers = pytest.importorskip("transformers")
-    special = ["<pad>", "<s>", "</s>", "<unk>", *([between] if between else [])]
-    vocabulary = {token: number for number, token in enumerate([*special, *letters])}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json")).save_pretrained(folder)
-    transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{kind}Config")(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        conv_dim=(8, 8), conv_stride=(5, 4), conv_kernel=(10, 4), num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
-        pad_token_id=0,
-    )
-    getattr(transformers, f"{kind}ForCTC")(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

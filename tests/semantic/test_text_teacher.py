@@ -9,6 +9,8 @@ import pytest
 import soundfile
 import torch
 
+from tiny_teachers import POSITIONS, WORDS, save_bert as save
+
 from codec import cli
 from codec.semantic.alignment import Word
 from codec.semantic.features import FeatureStore, StoreError, content_key
@@ -18,31 +20,6 @@ from codec.semantic.transcripts import Skip, Transcript, Transcripts
 from codec.training.data import decode
 
 transformers = pytest.importorskip("transformers")
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "un", "##happ", "##y", ",", ".", *"abcdefg"]
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-POSITIONS = 16
-
-
-def save(folder, kind="Bert", **settings):
-    """A random model of two layers with a tokenizer of twenty pieces."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-
-    backend = Tokenizer(models.WordPiece({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    backend.decoder = decoders.WordPiece()
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="[UNK]", sep_token="[SEP]", pad_token="[PAD]", cls_token="[CLS]", mask_token="[MASK]"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{kind}Config")(vocab_size=len(WORDS), max_position_embeddings=POSITIONS, pad_token_id=0, **SIZES | settings)
-    getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
-    return folder
-
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
