@@ -15,6 +15,7 @@ import soundfile
 import torch
 
 import codec
+from codec.cli import build_parser
 from codec.semantic.features import FeatureStore
 from codec.semantic.transcripts import Transcripts
 from codec.training import recipe as recipes
@@ -156,7 +157,7 @@ def test_eight_processes_share_a_corpus(system, beside, run):
     assert recipe.run.devices == 8 and recipe.data.batch_size == {"X-Codec": 8, "DM-Codec": 6}[system]
 
 
-def test_one_gpu_and_eight_train_the_same(capfd):
+def test_one_gpu_and_eight_train_the_same():
     """But for what a machine has: batch, steps and devices."""
     for system in ("X-Codec", "DM-Codec"):
         one, eight = (next(words for words in documented(f"{system}, {count}") if words[0] == "train") for count in ("one GPU", "eight GPUs"))
@@ -164,7 +165,7 @@ def test_one_gpu_and_eight_train_the_same(capfd):
         assert [w for w in one if not w.startswith(changed)] == [w for w in eight if not w.startswith(changed)]
 
 
-def test_a_folder_with_another_name(beside, run, hub, tmp_path):
+def test_a_folder_with_another_name(beside, run, hub):
     """What does not fit a store's name is told, with the way out, which works."""
     assert run("features", "libri/train", "--teacher", str(hub["facebook/hubert-base-ls960"]), "--out", "features").code == 0
     command = ["train", "x_codec", "data.train=libri/train", "semantic.features=features", *SMALL]
@@ -182,7 +183,7 @@ def trained(*overrides: str) -> None:
     CodecTraining(recipes.load("x_codec", ["semantic.targets=[]", *overrides], tiny=True))
 
 
-def test_an_encoder_is_given_its_teacher_once(beside, hub, tmp_path):
+def test_an_encoder_is_given_its_teacher_once(beside, hub):
     folder = hub["facebook/hubert-base-ls960"]
     trained()  # a trial's is random
     trained(f"semantic.teacher={folder}")
@@ -196,6 +197,16 @@ def test_an_encoder_is_given_its_teacher_once(beside, hub, tmp_path):
             trained(*overrides)
     with pytest.raises(ValueError, match="hears through no teacher"):
         CodecTraining(recipes.load("dm_codec", ["semantic.targets=[]", f"semantic.teacher={folder}"], tiny=True))
+
+
+def test_commands_of_the_evaluation_are_ones():
+    """They need trained models: here their arguments alone are read."""
+    commands = documented("Evaluation")
+    assert [words[0] for words in commands] == ["transcribe", "probe", "probe"]
+    for words in commands:
+        build_parser().parse_args(words)
+    runs = {f"runs/{recipes.load(name).model.name}/best" for name in ("x_codec", "dm_codec")}
+    assert set(commands[1][1:3]) == set(commands[2][1:3]) == runs
 
 
 @pytest.mark.parametrize("words", ["0/8", "9/8", "1", "a/b", "1/0"])
