@@ -120,7 +120,7 @@ def test_a_batch_of_nan_spoils_nothing(data, tmp_path):
     before = {name: value.clone() for name, value in module.model.state_dict().items()}
     for parameter in module.model.parameters():
         parameter.grad = torch.full_like(parameter, float("nan"))
-    module._clipped_step(module.model, optimizer)
+    module._clipped_step(list(module.model.parameters()), optimizer)
     assert_same(before, dict(module.model.state_dict()))
     with pytest.raises(ValueError, match="lower the learning rate"):
         module.model(torch.full((2, 1, 1600), float("nan")))
