@@ -61,7 +61,8 @@ def on_cpu(words: list[str]) -> list[str]:
 def corpus(tmp_path_factory) -> Path:
     """libri/train, valid and test: speaker/chapter/*.flac and *.trans.txt."""
     root, rng = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
-    for group, speakers in (("train/train-clean-100", (19, 26)), ("train/train-other-500", (20,)), ("valid/dev-clean", (84,)), ("test/test-clean", (61,))):
+    groups = {"train/train-clean-100": (19, 26), "train/train-other-500": (20,), "valid/dev-clean": (84,), "test/test-clean": (61,)}
+    for group, speakers in groups.items():
         for speaker in speakers:
             folder = root / "libri" / group / str(speaker) / "198"
             folder.mkdir(parents=True)
@@ -160,7 +161,8 @@ def test_eight_processes_share_a_corpus(system, beside, run):
 def test_one_gpu_and_eight_train_the_same():
     """But for what a machine has: batch, steps and devices."""
     for system in ("X-Codec", "DM-Codec"):
-        one, eight = (next(words for words in documented(f"{system}, {count}") if words[0] == "train") for count in ("one GPU", "eight GPUs"))
+        pages = [documented(f"{system}, {count}") for count in ("one GPU", "eight GPUs")]
+        one, eight = (next(words for words in page if words[0] == "train") for page in pages)
         changed = ("data.batch_size", "run.devices", "schedule.steps")
         assert [w for w in one if not w.startswith(changed)] == [w for w in eight if not w.startswith(changed)]
 
@@ -190,8 +192,8 @@ def test_an_encoder_is_given_its_teacher_once(beside, hub):
     for overrides, words in (
         (["semantic.teacher="], "add semantic.teacher=NAME, a folder or hub id of a hubert"),
         (["semantic.teacher=nowhere"], "there is no folder nowhere"),
-        ([f"semantic.teacher={hub['facebook/wav2vec2-base-960h']}"], "is a wav2vec2, and this encoder hears through a hubert"),
-        ([f"semantic.teacher={folder}", "model.encoder.teacher_layers=1"], "num_hidden_layers=2, and model.encoder.teacher_layers is 1"),
+        ([f"semantic.teacher={hub['facebook/wav2vec2-base-960h']}"], "is a wav2vec2, and this encoder hears through a"),
+        ([f"semantic.teacher={folder}", "model.encoder.teacher_layers=1"], "num_hidden_layers=2, and .*teacher_layers is 1"),
     ):
         with pytest.raises(ValueError, match=words):
             trained(*overrides)
@@ -217,7 +219,7 @@ def test_parts_that_are_none(words, run):
 
 @pytest.mark.parametrize("package, remedy, words", [
     ("transformers", "[teachers]", "features libri/train --teacher facebook/hubert-base-ls960 --out out"),
-    ("transformers", "[teachers]", "features libri/train --text-teacher google-bert/bert-base-uncased --transcripts t.jsonl --out out"),
+    ("transformers", "[teachers]", "features libri/train --text-teacher bert/ --transcripts t.jsonl --out out"),
     ("transformers", "[teachers]", "transcribe libri/train --align facebook/wav2vec2-base-960h --out out.jsonl"),
     ("faster_whisper", "[eval]", "transcribe libri/train --asr base --out out.jsonl"),
     ("transformers", "[teachers]", "train x_codec --tiny data.train=libri/train data.cache=cache semantic.targets=[]"),
