@@ -27,7 +27,9 @@ import torch
 
 import codec
 from codec.atomic import Output
+from codec.backbones.fused import FusedEncoder
 from codec.evaluation.probe import probe
+from codec.semantic.features import FeatureStore, content_key
 from codec.training import recipe as recipes
 from codec.training.data import decode, list_audio
 from codec.training.run import train
@@ -110,6 +112,25 @@ def measure(model_folder: Path, args: argparse.Namespace) -> dict[str, float]:
     return values
 
 
+def student_cosine(model_folder: Path, store: FeatureStore, args: argparse.Namespace) -> float | None:
+    """Mean cosine over the eval files between the student's frames and those of the teacher that they are to follow, 1 when they
+    are the same; None for a model without a student."""
+    model = codec.load(model_folder)
+    if not isinstance(model.encoder, FusedEncoder):
+        return None
+    shift, found = targets("fusion", "", "")[0]["shift"], []
+    for entry in list_audio(args.data, "eval"):
+        samples = decode(entry.path, RATE)
+        key = content_key(samples)
+        if key in store:
+            wav = torch.from_numpy(samples.astype(np.float32) / 32767)[None, None]
+            with torch.no_grad():
+                content = model.encoder.with_content(torch.nn.functional.pad(wav, (0, -wav.shape[2] % model.frame_size)))[1][0].T
+            teacher, valid = store.read(key, -shift, len(content))
+            found.append(torch.nn.functional.cosine_similarity(content, teacher, dim=1)[valid])
+    return float(torch.cat(found).mean()) if found else None
+
+
 def run(cell: str, seed: int, args: argparse.Namespace, width: int) -> dict[str, float]:
     """The figures of one cell, from its file where it is done."""
     path = folder(args, cell, seed) / "result.json"
@@ -154,14 +175,15 @@ def main() -> None:
     parser.add_argument("--cells", default=",".join(str(n) for n in range(len(CELLS))), help=f"numbers of {', '.join(CELLS)}, from 0")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    from codec.semantic.features import FeatureStore
-
-    width = FeatureStore.open(args.features, args.speech).dim
+    store = FeatureStore.open(args.features, args.speech)
     results: dict[str, list[dict[str, float]]] = {}
     for seed in range(args.seeds):  # all cells once, then again: a run that is cut short has whole comparisons
         for number in map(int, args.cells.split(",")):
-            results.setdefault(CELLS[number], []).append(run(CELLS[number], seed, args, width))
+            results.setdefault(CELLS[number], []).append(run(CELLS[number], seed, args, store.dim))
     print(table(results))
+    for seed in range(args.seeds):
+        if "fusion" in results and (cosine := student_cosine(folder(args, "fusion", seed) / "model" / "model", store, args)) is not None:
+            print(f"fusion, seed {seed}: cosine of the student's frames and the teacher's {cosine:.3f}")
 
 
 if __name__ == "__main__":
