@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,12 +51,15 @@ def run(capfd, tmp_path, monkeypatch) -> Callable[..., Result]:
 
 @pytest.fixture
 def spawn(tmp_path) -> Callable[..., subprocess.Popen]:
-    """Starts `python -m codec ...` in the same empty folder."""
+    """Starts `python -m codec ...` in the same empty folder, with Ctrl-C as a terminal gives it: a job in the background of a
+    shell is born deaf to SIGINT, and so would be what it starts."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
     def start(*args: str, **options) -> subprocess.Popen:
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": tmp_path, "env": environment} | options
+        if os.name == "posix":
+            options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
         return subprocess.Popen([sys.executable, "-m", "codec", *args], **options)
 
     return start
