@@ -34,9 +34,10 @@ class Slices:
         """These layers on x (B, C, T)."""
         steps = -(-x.shape[2] // self.down)
         whole = torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if whole or steps <= self.size:
+        count = round(steps / self.size)  # of one size, at most half as long again: a short one would be mostly margin
+        if whole or count < 2:
             return _run(layers, x)
-        size, parts = -(-steps // -(-steps // self.size)), []  # of one size: a short one would be mostly margin
+        size, parts = -(-steps // count), []
         for start in range(0, steps, size):
             left, stop = max(0, start - self.margin), start + size
             right = None if stop + self.margin >= steps else (stop + self.margin) * self.down

@@ -89,8 +89,8 @@ def test_the_published_ones_see_so_many_frames(rates, expected):
     with torch.device("meta"):
         networks = DACEncoder(1024, hop, 64, rates), DACDecoder(1024, hop, 1536, rates[::-1], whole=False, tanh=True)
     assert tuple(network.context for network in networks) == expected
-    for network, width in zip(networks, (64, 96)):  # 16 MB an activation, and no more surroundings than signal
-        assert network.block_frames * width * hop <= 4_000_000 and network.block_frames >= 4 * network.context
+    for network, width in zip(networks, (64, 96)):  # the widest activation is made in slices; no more surroundings than signal
+        assert network.block_frames * width * hop <= 8_000_000 and network.block_frames >= 4 * network.context
 
 
 @torch.no_grad()
