@@ -5,9 +5,10 @@
     codec features speech/ --text-teacher MiniLM-L6/ --transcripts transcripts.jsonl --out features/
     python benchmarks/semantics.py --data speech/ --features features/ --speech whisper --text MiniLM --out ablation/
 
-Cells: nothing distilled; SM, a speech model, on codebook 1; LM, a language model, on codebook 1; LM on 1 and SM on the sum of
-all (DM-Codec's best); a causal student beside the encoder (X-Codec's fusion, without the teacher at inference). Each with
-several seeds. A cell that is done is kept in OUT: the same command goes on where it stopped, also inside a run.
+Cells: nothing distilled; SM, a speech model, on codebook 1; LM, a language model, on codebook 1; LM on 1 and SM on the mean of
+all (DM-Codec's best); a causal student beside the encoder (X-Codec's fusion, without the teacher at inference); and, with
+--transcripts, the letters of the text on codebook 1 by CTC (PAST's). Each with several seeds. A cell that is done is kept in OUT:
+the same command goes on where it stopped, also inside a run.
 
 --data is a folder or manifest with `train` for training and probes and `eval` for PESQ. docs/semantics.md has the table and what
 it says.
@@ -36,7 +37,7 @@ from codec.training.run import train
 
 RATE, EVAL_FILES = 16_000, 16
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided 95 %, by the number of seeds
-CELLS = ("none", "SM on 1", "LM on 1", "LM on 1, SM on 1..8", "fusion")
+CELLS = ("none", "SM on 1", "LM on 1", "LM on 1, SM on 1..8", "fusion", "CTC on 1")
 ALL = list(range(1, 9))
 ENCODER = {"name": "convnext_stft", "window": 640, "channels": 192, "hidden": 576, "blocks": 3, "kernel_size": 7}
 DECODER = {
@@ -45,20 +46,23 @@ DECODER = {
 }
 
 
-def targets(cell: str, speech: str, text: str) -> list[dict[str, Any]]:
-    """Weights are as large beside the reconstruction as the papers' 120 (D axis); the student's has no precedent."""
+def targets(cell: str, speech: str, text: str, transcripts: str = "", shift: int = 2) -> list[dict[str, Any]]:
+    """Weights are as large beside the reconstruction as the papers' 120 (D axis); the student's and that of letters have no
+    precedent."""
     if cell == "none":
         return []
-    on_one = {"codebooks": [1], "loss": "d_axis", "weight": 20.0, "shift": 2}
+    on_one = {"codebooks": [1], "loss": "d_axis", "weight": 20.0, "shift": shift}
     if cell == "SM on 1":
         return [{"teacher": speech, **on_one}]
     if cell == "LM on 1":
         return [{"teacher": text, **on_one}]
     if cell == "LM on 1, SM on 1..8":
         return [{"teacher": text, **on_one, "weight": 10.0}, {"teacher": speech, **on_one, "weight": 10.0, "codebooks": ALL, "combine": "mean"}]
+    if cell == "CTC on 1":
+        return [{"transcripts": transcripts, "codebooks": [1], "loss": "ctc", "weight": 2.0, "shift": shift, "head": "conv"}]
     return [
-        {"teacher": speech, "source": "content", "loss": "cosine", "weight": 5.0, "shift": 2},
-        {"teacher": speech, "codebooks": ALL, "loss": "cosine", "weight": 5.0, "shift": 2, "head": "conv"},
+        {"teacher": speech, "source": "content", "loss": "cosine", "weight": 5.0, "shift": shift},
+        {"teacher": speech, "codebooks": ALL, "loss": "cosine", "weight": 5.0, "shift": shift, "head": "conv"},
     ]
 
 
@@ -68,6 +72,7 @@ def recipe(cell: str, seed: int, args: argparse.Namespace, width: int) -> recipe
     if cell == "fusion":  # of about the same size: what the student has, the network beside it has not
         encoder |= {"name": "fused", "channels": 128, "hidden": 384, "sound_dim": 64, "content_dim": width,
                     "content_channels": 144, "content_hidden": 432, "content_blocks": 3}
+    semantic = {"features": args.features, "targets": targets(cell, args.speech, args.text, args.transcripts, args.shift)}
     return recipes.from_dict({
         "model": {"name": "model", "dim": 64, "encoder": encoder, "decoder": DECODER,
                   "quantizer": {"name": "rvq", "num_codebooks": 8, "codebook_size": 1024, "decay": 0.99}},
@@ -77,7 +82,7 @@ def recipe(cell: str, seed: int, args: argparse.Namespace, width: int) -> recipe
             {"name": "compressed_stft", "weight": 3.0, "options": {"exponent": 2, "complex_share": 0.33, "n_ffts": [512, 1024]}},
             {"name": "waveform", "weight": 0.3},
         ]},
-        "semantic": {"features": args.features if cell != "none" else "", "targets": targets(cell, args.speech, args.text)},
+        "semantic": semantic,
         "schedule": {"steps": args.steps, "learning_rate": 2e-3, "warmup": 100, "quantize_from": 100, "decay": 0.5},
         "run": {"out": str(folder(args, cell, seed)), "seed": seed, "threads": args.threads, "accelerator": "cpu",
                 "checkpoint_every": 100, "log_every": 50},
@@ -118,7 +123,7 @@ def student_cosine(model_folder: Path, store: FeatureStore, args: argparse.Names
     model = codec.load(model_folder)
     if not isinstance(model.encoder, FusedEncoder):
         return None
-    shift, found = targets("fusion", "", "")[0]["shift"], []
+    found = []
     for entry in list_audio(args.data, "eval"):
         samples = decode(entry.path, RATE)
         key = content_key(samples)
@@ -126,7 +131,7 @@ def student_cosine(model_folder: Path, store: FeatureStore, args: argparse.Names
             wav = torch.from_numpy(samples.astype(np.float32) / 32767)[None, None]
             with torch.no_grad():
                 content = model.encoder.with_content(torch.nn.functional.pad(wav, (0, -wav.shape[2] % model.frame_size)))[1][0].T
-            teacher, valid = store.read(key, -shift, len(content))
+            teacher, valid = store.read(key, -args.shift, len(content))
             found.append(torch.nn.functional.cosine_similarity(content, teacher, dim=1)[valid])
     return float(torch.cat(found).mean()) if found else None
 
@@ -172,14 +177,19 @@ def main() -> None:
     parser.add_argument("--cache", default="", help="folder of the decoded corpus")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cells", default=",".join(str(n) for n in range(len(CELLS))), help=f"numbers of {', '.join(CELLS)}, from 0")
+    parser.add_argument("--cells", default="", help=f"numbers of {', '.join(CELLS)}, from 0; all of them by default")
+    parser.add_argument("--transcripts", default="", help="of the corpus, by codec transcribe, with times of words")
+    parser.add_argument("--shift", type=int, default=2, help="frames of 20 ms by which targets lag")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
+    cells = [CELLS[int(n)] for n in args.cells.split(",")] if args.cells else list(CELLS if args.transcripts else CELLS[:-1])
+    if CELLS[-1] in cells and not args.transcripts:
+        parser.error(f"the cell {CELLS[-1]} needs --transcripts")
     store = FeatureStore.open(args.features, args.speech)
     results: dict[str, list[dict[str, float]]] = {}
     for seed in range(args.seeds):  # all cells once, then again: a run that is cut short has whole comparisons
-        for number in map(int, args.cells.split(",")):
-            results.setdefault(CELLS[number], []).append(run(CELLS[number], seed, args, store.dim))
+        for cell in cells:
+            results.setdefault(cell, []).append(run(cell, seed, args, store.dim))
     print(table(results))
     for seed in range(args.seeds):
         if "fusion" in results and (cosine := student_cosine(folder(args, "fusion", seed) / "model" / "model", store, args)) is not None:

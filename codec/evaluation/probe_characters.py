@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from codec.evaluation.probe_data import Recording
 from codec.evaluation.probe_heads import CodeVectors, draws, optimise, padded, start_tables
 from codec.evaluation.probe_report import LOWER, Missing, ProbeError, Score, bootstrap
-from codec.evaluation.probe_texts import LETTERS, Texts, spelled
+from codec.evaluation.probe_texts import Texts
 from codec.evaluation.probe_view import View
+from codec.semantic.letters import LETTERS, numbered, spelled
 
 FOLDS = 5  # one of them is for testing
 MIN_TRAIN, MIN_TEST = 50, 10
@@ -72,7 +73,7 @@ class Characters:
                 for rows in draws(len(train), min(BATCH, len(train)), rng):
                     rows = train[rows]
                     log_probs, lengths = head(*padded([codes[row] for row in rows]))
-                    targets = [torch.tensor([LETTERS.index(letter) + 1 for letter in self.texts[row]]) for row in rows]
+                    targets = [torch.tensor(numbered(self.texts[row])) for row in rows]
                     sizes = torch.tensor([len(each) for each in targets])
                     yield F.ctc_loss(log_probs.transpose(0, 1), torch.cat(targets), lengths, sizes, zero_infinity=True)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import unicodedata
 from pathlib import Path
 
 from codec.atomic import Output
@@ -16,7 +14,6 @@ from codec.semantic.alignment import Word
 from codec.semantic.transcripts import Transcript, TranscriptError, Transcripts, content_key, given_texts
 from codec.training.data import DataError, decode
 
-LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
 KEYS = "content-keys.json"
 
 
@@ -78,12 +75,3 @@ class Texts:
             file.commit()
         finally:
             file.discard()
-
-
-def spelled(text: str) -> str | None:
-    """A text in small letters from a to z, apostrophes and single spaces. None where something is said that they cannot
-    spell: digits, other alphabets."""
-    text = unicodedata.normalize("NFKD", text.casefold()).replace("\u2019", "'")
-    text = "".join(" " if unicodedata.category(letter)[0] in "PSZ" and letter != "'" else letter for letter in text)
-    text = re.sub(r"\s+", " ", "".join(letter for letter in text if unicodedata.category(letter) != "Mn")).strip()
-    return text if text and set(text) <= set(LETTERS) else None

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from codec.evaluation.probe_data import Recording
 from codec.evaluation.probe_report import LOWER, Missing, ProbeError, Score, bootstrap
-from codec.evaluation.probe_texts import Texts, spelled
+from codec.evaluation.probe_texts import Texts
 from codec.evaluation.probe_view import View
+from codec.semantic.letters import spelled
 
 SECONDS = (0.2, 1.0)  # of the words
 LETTERS = 3  # or more

@@ -17,6 +17,7 @@ _LAZY = {
     "t_axis_distillation_loss": "losses",
     "cosine_loss": "losses",
     "masked_mse": "losses",
+    "ctc_loss": "losses",
     "load_teacher": "teachers",
     "Teacher": "teachers",
     "CallableTeacher": "teachers",

@@ -2,7 +2,8 @@
 stands for a teacher. Heads belong to training; no saved codec has them.
 
 SpeechTokenizer and Mimi distil a speech teacher into the first codebook, DM-Codec a language teacher into the first and a
-speech teacher into the sum of all, X-Codec reconstructs the teacher's features from all codes: four settings of one target.
+speech teacher into the sum of all, X-Codec reconstructs the teacher's features from all codes, PAST spells the text from the
+first codebook: settings of one target.
 """
 
 from __future__ import annotations
@@ -23,14 +24,18 @@ LOSSES = {
     "t_axis": losses.t_axis_distillation_loss,
     "cosine": losses.cosine_loss,
     "mse": losses.masked_mse,
+    "ctc": losses.ctc_loss,
 }
 
 
-class SemanticHeads(nn.Module):
-    """Predictions of the teachers' features, one entry of `targets` each, and how far off they are.
+CTC_WIDTH = 64  # inside a head of convolutions, of which the last makes scores of letters
 
-    widths: of the teachers' features, one for each target. quantizer, content_dim: of the codec that is trained;
-    content_dim None where its encoder has no student. Raises ValueError for targets that this codec cannot have.
+
+class SemanticHeads(nn.Module):
+    """Predictions of the teachers' features, or of letters, one entry of `targets` each, and how far off they are.
+
+    widths: of the teachers' features, or of scores for letters, one for each target. quantizer, content_dim: of the codec
+    that is trained; content_dim None where its encoder has no student. Raises ValueError for targets that this codec cannot have.
     """
 
     def __init__(
@@ -53,7 +58,8 @@ class SemanticHeads(nn.Module):
                 raise ValueError(f"codebooks={list(target.codebooks)}: this quantizer's first k decode alone for k of "
                                  f"{list(quantizer.counts)} only, so others cannot be distilled into")
             count = len(target.codebooks) if target.combine == "each" else 1
-            self.heads.append(nn.ModuleList(_head(target.head, quantizer.dim, width) for _ in range(count)))
+            inside = CTC_WIDTH if target.loss == "ctc" else width
+            self.heads.append(nn.ModuleList(_head(target.head, quantizer.dim, inside, width) for _ in range(count)))
 
     def forward(
         self, output: CodecOutput, quantizer: quantizers.Quantizer, active: Tensor | None,
@@ -61,7 +67,7 @@ class SemanticHeads(nn.Module):
     ) -> dict[str, Tensor]:
         """Losses by name, unweighted. active (B,): codebooks of each item, None before there are any.
 
-        features: for each target (B, T', D) and which frames are valid (B, T').
+        features: for each target (B, T', D), or letters (B, L), and which frames are valid (B, T').
         """
         found = {}
         for number, (target, heads, (teacher, valid)) in enumerate(zip(self.targets, self.heads, features), 1):
@@ -95,10 +101,12 @@ def contributions(
     return [(partial[k] - partial[k - 1]) * (active >= k)[:, None, None] for k in codebooks]
 
 
-def _head(kind: str, dim: int, width: int) -> nn.Module:
+def _head(kind: str, dim: int, inside: int, width: int) -> nn.Module:
     """(B, T, dim) to (B, T, width)."""
-    linear = nn.Linear(dim, width)
-    return linear if kind == "linear" else nn.Sequential(linear, _ConvUnit(width), _ConvUnit(width))
+    if kind == "linear":
+        return nn.Linear(dim, width)
+    units = [nn.Linear(dim, inside), _ConvUnit(inside), _ConvUnit(inside)]
+    return nn.Sequential(*units, *([nn.Linear(inside, width)] if inside != width else ()))
 
 
 class _ConvUnit(nn.Module):

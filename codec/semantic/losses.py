@@ -6,7 +6,7 @@ The student is already of the teacher's width and rate. `valid` marks the frames
 (padding, pauses of a text teacher) take no part, and neither values nor gradients depend on them. Gradients reach the
 student alone. Everything is computed in float32, also under autocast. One of the two may have one frame more, which
 is dropped: convolutions and rates disagree by that; more is an error. Where no frame is left the loss is zero, and so
-is its gradient.
+is its gradient. `ctc_loss` has a text in the place of a teacher.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from codec.semantic.letters import SYMBOLS
 
 SMALLEST_NORM = 1e-6  # what is shorter has no direction
 
@@ -85,6 +87,45 @@ def masked_mse(reconstructed: Tensor, teacher: Tensor, valid: Tensor | None = No
     with torch.autocast(reconstructed.device.type, enabled=False):
         reconstructed, teacher, mask = _aligned(reconstructed, teacher, valid)
         return _mean((reconstructed - teacher).square().mean(2), mask)
+
+
+def ctc_loss(student: Tensor, letters: Tensor, valid: Tensor | None = None, symbols: int = SYMBOLS) -> Tensor:
+    """-log probability of a text under all ways in which it may lie over the frames (connectionist temporal classification,
+    Graves et al. 2006), for each letter; the mean over the items.
+
+    On characters of the transcripts as in PAST (Har-Tuv et al. 2025, https://arxiv.org/abs/2505.14470), the cheap alternative
+    to a teacher.
+
+    Args:
+        student: (B, T, n * symbols), n places for symbols in each frame; not normalised.
+        letters: (B, L) int64 from 1, followed by zeros; 0 is the blank.
+        valid: (B, T) bool, the frames in which they are said; all by default. The others are taken out.
+
+    Items without a letter, or with more than there is room for, are left out; where none is left the loss is zero. Raises
+    ValueError for shapes that do not fit together.
+    """
+    if student.dim() != 3 or student.shape[2] % symbols or letters.dim() != 2 or len(letters) != len(student):
+        raise ValueError(
+            f"student {tuple(student.shape)} must be (B, T, n * {symbols}) and letters {tuple(letters.shape)} (B, L)"
+        )
+    if valid is None:
+        valid = torch.ones(student.shape[:2], dtype=torch.bool, device=student.device)
+    if valid.dtype != torch.bool or len(valid) != len(student) or abs(valid.shape[1] - student.shape[1]) > 1:
+        raise ValueError(
+            f"valid is {valid.dtype} {tuple(valid.shape)}: it must be bool of shape {tuple(student.shape[:2])}, (B, T)"
+        )
+    frames, places = min(student.shape[1], valid.shape[1]), student.shape[2] // symbols
+    valid = valid[:, :frames]
+    first = torch.argsort(~valid, dim=1, stable=True)[..., None]  # valid frames first, in order
+    student = student[:, :frames].gather(1, first.expand(-1, -1, student.shape[2]))
+    with torch.autocast(student.device.type, enabled=False):
+        log_probs = student.float().unflatten(2, (places, symbols)).flatten(1, 2).log_softmax(2)  # (B, T * n, symbols)
+        room, sizes = valid.sum(1) * places, (letters > 0).sum(1)
+        doubled = ((letters[:, 1:] == letters[:, :-1]) & (letters[:, 1:] > 0)).sum(1)
+        counted = (sizes > 0) & (sizes + doubled <= room)
+        sizes = sizes * counted
+        losses = F.ctc_loss(log_probs.transpose(0, 1), letters, room.clamp_min(1), sizes, reduction="none")
+        return _mean(losses / sizes.clamp_min(1), counted)
 
 
 def _aligned(student: Tensor, teacher: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -53,7 +53,7 @@ class LossConfig:
 @dataclass(frozen=True)
 class SemanticConfig:
     """Teachers whose features the tokens are to carry. features: folder of stores, made by `codec features`. targets: entries
-    of `codec.semantic.heads.SemanticTarget`. student_first: steps in which only targets with `source: content` are trained.
+    of `codec.semantic.target.SemanticTarget`. student_first: steps in which only targets with `source: content` are trained.
     teacher: of an encoder that hears through one (xcodec, xcodec2): folder or hub id of its weights, or `random` to try things out.
     """
 
@@ -176,10 +176,17 @@ def load(name: str, overrides: typing.Sequence[str] = (), tiny: bool = False) ->
         values = shrink(to_dict(from_dict(values)))
     for override in overrides:
         _override(values, override)
-    if tiny and values["semantic"]["targets"] and not values["semantic"]["features"]:
-        warnings.warn("a trial needs no teacher: semantic targets are left out, unless semantic.features=FOLDER", stacklevel=2)
-        values["semantic"] = {"teacher": values["semantic"]["teacher"]}
+    if tiny and not values["semantic"]["features"]:
+        _leave_teachers_out(values["semantic"])
     return from_dict(values)
+
+
+def _leave_teachers_out(semantic: dict[str, Any]) -> None:
+    """Of a trial; targets with transcripts stay."""
+    kept = [entry for entry in semantic["targets"] if isinstance(entry, dict) and entry.get("transcripts")]
+    if len(kept) < len(semantic["targets"]):
+        warnings.warn("a trial needs no teacher: semantic targets are left out, unless semantic.features=FOLDER", stacklevel=3)
+        semantic |= {"targets": kept, "student_first": 0}
 
 
 def from_dict(values: dict[str, Any]) -> Recipe:

@@ -73,20 +73,25 @@ def train(recipe: Recipe, progress: bool = True) -> Path:
 
 
 def _stores(recipe: Recipe) -> list:
-    """The features of each semantic target."""
-    targets, folder = recipe.semantic.entries(), recipe.semantic.features
-    if not targets:
-        return []
+    """The features of each semantic target, or the letters of its transcripts."""
     from codec.semantic.features import FeatureStore
+    from codec.semantic.letters import Letters
+    from codec.semantic.transcripts import TranscriptError
 
-    if not folder:
-        teachers = ", ".join(sorted({target.teacher for target in targets}))
-        raise ConfigError(f"this recipe distils {teachers}: add semantic.features=FOLDER, which codec features makes, or train "
-                          "without by semantic.targets=[]")
+    targets, folder = recipe.semantic.entries(), recipe.semantic.features
+    teachers = sorted({target.teacher for target in targets if target.teacher})
+    if teachers and not folder:
+        raise ConfigError(f"this recipe distils {', '.join(teachers)}: add semantic.features=FOLDER, which codec features "
+                          "makes, or train without by semantic.targets=[]")
     stores = []
     for number, target in enumerate(targets, 1):
         try:
-            stores.append(FeatureStore.open(folder, target.teacher))
+            if target.transcripts:
+                stores.append(Letters(target.transcripts, recipe.model.sample_rate / recipe.model.frame_size))
+            else:
+                stores.append(FeatureStore.open(folder, target.teacher))
+        except TranscriptError as error:
+            raise ConfigError(f"semantic.targets.{number}.transcripts: {error}") from None
         except (OSError, ValueError) as error:
             raise ConfigError(f"semantic.features: {error}; a store of another name is taken by "
                               f"semantic.targets.{number}.teacher=NAME") from None

@@ -137,6 +137,10 @@ def test_dm_codec(beside, run, monkeypatch):
     folder = beside / "runs" / "dm-codec-tiny"
     for name in ("semantic_1", "semantic_2"):  # BERT, which has nothing to say in a crop without words, and HuBERT
         assert len(logged(folder, name)) == 3 and max(logged(folder, name)) > 0
+    [words] = documented("Letters in the place of a text teacher")
+    result = run(*on_cpu(words))
+    assert result.code == 0, result.err
+    assert len(logged(beside / "runs" / "dm-codec-letters", "semantic_1")) == 3
     for package in ("transformers", "tokenizers", "huggingface_hub"):
         monkeypatch.setitem(sys.modules, package, None)
     result = run("encode", str(next(Path("libri/test").rglob("*.flac"))), "a.tok", "--model", str(folder / "model"))

@@ -18,11 +18,12 @@ from codec.evaluation.probe_characters import Characters, Writer, edits
 from codec.evaluation.probe_data import Recording, recordings
 from codec.evaluation.probe_report import Missing, ProbeError
 from codec.evaluation.probe_speech import DecodedWords
-from codec.evaluation.probe_texts import Texts, spelled
+from codec.evaluation.probe_texts import Texts
 from codec.evaluation.probe_tokens import CodebookSet, Tokens
 from codec.evaluation.probe_view import View
 from codec.evaluation.probe_words import Words, warped
 from codec.semantic.alignment import Word
+from codec.semantic.letters import spelled
 
 
 def digest(number: int) -> str:

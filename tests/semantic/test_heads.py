@@ -112,7 +112,7 @@ def test_what_a_codec_cannot_have_is_refused():
 
 
 @pytest.mark.parametrize("wrong, words", [
-    ({"loss": "l2"}, "d_axis, t_axis, cosine or mse"), ({"combine": "all"}, "sum, mean or each"), ({"teacher": ""}, "name a folder"),
+    ({"loss": "l2"}, "d_axis, t_axis, cosine, mse or ctc"), ({"combine": "all"}, "sum, mean or each"), ({"teacher": ""}, "name a folder"),
     ({"codebooks": ()}, "different numbers"), ({"codebooks": (1, 1)}, "different numbers"), ({"codebooks": (0,)}, "from 1"),
     ({"shift": -1}, "at least 0"), ({"weight": 0.0}, "above 0"), ({"head": "mlp"}, "linear or conv"),
 ])

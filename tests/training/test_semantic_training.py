@@ -12,11 +12,14 @@ pytest.importorskip("librosa", reason='the mel loss needs: pip install "neural-c
 import codec
 import tiny_recipe as tiny
 from codec.config import ConfigError
+from codec.semantic.alignment import Word
 from codec.semantic.features import FeatureStore, content_key
+from codec.semantic.transcripts import Skip, Transcript, Transcripts
 from codec.training import recipe as recipes
-from codec.training.data import decode
+from codec.training.data import DataError, decode
 from codec.training.run import train
 
+pytestmark = pytest.mark.filterwarnings("ignore:target .*do not train it")
 FUSED = {**tiny.ENCODER, "name": "fused", "sound_dim": 6, "content_dim": 5, "content_channels": 8, "content_hidden": 16, "content_blocks": 1}
 
 
@@ -107,6 +110,65 @@ def test_a_student_is_trained_first_and_alone(data, features, tmp_path):
     with model.stream() as stream:
         assert torch.equal(stream.encode(torch.zeros(1, 1, 160)), model.encode(torch.zeros(160)).codes)
     assert model.decode(tokens).shape == (1, 1, 1600)
+
+
+@pytest.fixture(scope="module")
+def transcripts(data, tmp_path_factory):
+    """Each file says a letter of its own again and again; the last one has no transcript."""
+    path = tmp_path_factory.mktemp("texts") / "t.jsonl"
+    with Transcripts(path, write=True) as out:
+        for number, file in enumerate(sorted(data.glob("*.wav"))):
+            key, letter = content_key(decode(file, 16_000)), "ab"[number % 2]
+            if number == 2:
+                out.skip(key, Skip("silent"))
+                continue
+            words = tuple(Word(letter, 0.1 * n, 0.1 * n + 0.1) for n in range(15))
+            out.add(key, Transcript(f"{letter} " * 15, words, seconds=1.5))
+    return path
+
+
+def spelling(transcripts) -> list[dict]:
+    return [{"transcripts": str(transcripts), "codebooks": [1], "loss": "ctc", "weight": 2.0, "shift": 1}]
+
+
+def test_letters_are_trained_without_a_teacher_and_what_has_none_is_counted(data, transcripts, tmp_path):
+    made = values(data, "", tmp_path, spelling(transcripts))
+    made["schedule"]["steps"] = 60
+    with pytest.warns(UserWarning, match="target 1: 1 of 3 files of the training data have no text to spell"):
+        run(made)
+    losses = [loss for loss in logged(tmp_path, "semantic_1") if loss]  # 0 where a batch has no text
+    assert len(losses) > 40 and sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert not any("semantic" in name for name in codec.load(tmp_path / "tiny" / "model").state_dict())
+
+
+def test_letters_resume_bitwise(data, transcripts, tmp_path):
+    def made(name, steps):
+        return values(data, "", tmp_path / name, spelling(transcripts)) | {
+            "schedule": {"steps": steps, "warmup": 2, "quantize_from": 1, "dropout_weights": [1.0, 1.0, 1.0], "decay": 0.0}
+        }
+
+    run(made("parts", 4))
+    resumed, whole = run(made("parts", 8)), run(made("whole", 8))
+    assert any(name.startswith("semantic.") for name in whole["state_dict"])
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
+
+
+def test_transcripts_that_are_of_no_use_are_refused(data, transcripts, tmp_path):
+    with pytest.raises(ConfigError, match="entry 1: loss=ctc needs transcripts=FILE"):
+        run(values(data, "", tmp_path, [{"loss": "ctc"}]))
+    with pytest.raises(ConfigError, match="semantic.targets.1.transcripts: .*`codec transcribe` makes"):
+        run(values(data, "", tmp_path, spelling(tmp_path / "none.jsonl")))
+    keys = [content_key(decode(file, 16_000)) for file in sorted(data.glob("*.wav"))]
+    for name, transcript, words in (
+        ("empty", Transcript(""), "no file of the training data has text to spell: .* has no text with words in letters"),
+        ("untimed", Transcript("a b"), "3 texts in .* have no times: run codec transcribe with --asr or --align"),
+    ):
+        with Transcripts(tmp_path / f"{name}.jsonl", write=True) as out:
+            for key in keys:
+                out.add(key, transcript)
+        with pytest.raises(DataError, match=words):
+            run(values(data, "", tmp_path, spelling(tmp_path / f"{name}.jsonl")))
 
 
 def test_errors_say_what_is_missing(data, features, tmp_path):

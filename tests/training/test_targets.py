@@ -99,7 +99,8 @@ def test_rates_are_brought_together(folder, tmp_path, frame_rate):
 
 def test_files_without_features_have_no_valid_frame(folder, tmp_path):
     plain = crops(folder, tmp_path)
-    both = TargetedCrops(plain, [store(folder, plain, 50.0, files=[1])], [0], frame_rate=50.0)
+    with pytest.warns(UserWarning, match="2 of 3 files of the training data have no features"):
+        both = TargetedCrops(plain, [store(folder, plain, 50.0, files=[1])], [0], frame_rate=50.0)
     wav, ((features, valid),) = both.batch(0)
     for crop, there in zip(wav, valid):
         assert there.any() == (place(crop)[0] == 1)

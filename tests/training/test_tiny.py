@@ -193,6 +193,8 @@ def test_overrides_win_over_tiny():
 def test_semantic_targets_are_left_out_where_no_features_are_given():
     with pytest.warns(UserWarning, match="semantic.features=FOLDER"):
         assert not recipes.load("mimi", tiny=True).semantic.targets
+    spelt = [{"loss": "ctc", "transcripts": "t.jsonl"}]
+    assert recipes.load("mimi", [f"semantic.targets={spelt}"], tiny=True).semantic.targets == spelt
     given = recipes.load("mimi", ["semantic.features=features"], tiny=True)
     assert given.semantic.targets == recipes.load("mimi").semantic.targets and given.semantic.features == "features"
 
