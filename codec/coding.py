@@ -6,8 +6,8 @@ sees all of a signal runs on windows of a fixed grid, which makes another result
 gives the one that fits: `push` what is there, then `finish`, with the last part or without any; both yield blocks of what
 has become ready.
 
-What a network says of itself is in `codec.backbones.base`. A causal one that is `ragged` is told of the last samples by
-`last=True`; where the start of a signal is shorter than `start_frames`, there is no more of it.
+What a network says of itself is in `codec.backbones.base`. A causal one that is `ragged` is given what is left at the end as
+it is; where the start of a signal is shorter than `start_frames`, there is no more of it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec.rows import Rows
+
 BLOCK_FRAMES = 500  # networks run over long audio in blocks of at most this many frames: constant memory
 
 
-class Causal:
+class Causal(Rows):
     """unit: inputs a frame, samples for an encoder and 1 for a decoder."""
+
+    states = ("_pending", "_state")
 
     def __init__(self, network: nn.Module, unit: int):
         self.network, self.unit = network, unit
@@ -32,8 +36,7 @@ class Causal:
 
     def push(self, x: Tensor) -> Iterator[Tensor]:
         x = x if self._pending is None else torch.cat([self._pending, x], 2)
-        # A ragged network must be told of the last samples: what could be the last ones waits for more.
-        ready = max(0, x.shape[2] - (1 if self.network.ragged else 0)) // self.unit
+        ready = x.shape[2] // self.unit
         if self._state is None and ready < self.network.start_frames:
             ready = 0
         yield from self._run(x, ready)
@@ -45,29 +48,30 @@ class Causal:
         x = torch.cat(parts, 2)
         if not self.network.ragged:
             x = F.pad(x, (0, -x.shape[2] % self.unit))
-        yield from self._run(x, -(-x.shape[2] // self.unit), last=self.network.ragged)
+        yield from self._run(x, -(-x.shape[2] // self.unit))
 
-    def _run(self, x: Tensor, frames: int, last: bool = False) -> Iterator[Tensor]:
+    def _run(self, x: Tensor, frames: int) -> Iterator[Tensor]:
         self._pending = x[..., frames * self.unit :].clone()  # a view would keep the whole chunk alive
         for start, stop in _blocks(0, frames, min(BLOCK_FRAMES, self.network.block_frames)):
             part = x[..., start * self.unit : stop * self.unit]
-            ending = {"last": True} if last and stop == frames else {}
-            y, self._state = self.network(part, self._state, **ending)
+            y, self._state = self.network(part, self._state)
             yield y
 
 
-class WithContext:
+class WithContext(Rows):
     """unit as above; out: outputs a frame, 1 for an encoder and samples for a decoder. Outputs lag by the context."""
+
+    states, numbers = ("_kept",), ("_next",)
 
     def __init__(self, network: nn.Module, unit: int, out: int):
         self.network, self.unit, self.out = network, unit, out
-        self._kept: Tensor | None = None  # inputs from frame `_first` on
-        self._first = self._next = 0  # frames: the first one kept, the first one without outputs
+        self._kept: Tensor | None = None  # inputs from the start of the signal, or from a context before `_next`, on
+        self._next = 0  # the first frame without outputs, counted in what is kept
 
     def push(self, x: Tensor) -> Iterator[Tensor]:
         self._add(x)
         # The last samples here may be the signal's: a ragged network must be told of them.
-        inside = self._first + max(0, self._kept.shape[2] - (1 if self.network.ragged else 0)) // self.unit
+        inside = max(0, self._kept.shape[2] - (1 if self.network.ragged else 0)) // self.unit
         yield from self._run(inside - self.network.context, last=False)
 
     def finish(self, x: Tensor | None = None) -> Iterator[Tensor]:
@@ -77,7 +81,7 @@ class WithContext:
             return
         if not self.network.ragged:
             self._kept = F.pad(self._kept, (0, -self._kept.shape[2] % self.unit))
-        yield from self._run(self._first + -(-self._kept.shape[2] // self.unit), last=True)
+        yield from self._run(-(-self._kept.shape[2] // self.unit), last=True)
 
     def _add(self, x: Tensor) -> None:
         self._kept = x if self._kept is None else torch.cat([self._kept, x], 2)
@@ -87,22 +91,24 @@ class WithContext:
         blocks = -(-frames // min(BLOCK_FRAMES, self.network.block_frames))  # of one size: a short one is mostly context
         for start, stop in _blocks(self._next, until, -(-frames // max(1, blocks))):
             left = max(0, start - context)
-            right = None if last and stop + context >= until else (stop + context - self._first) * self.unit
-            y, _ = self.network(self._kept[..., (left - self._first) * self.unit : right])
+            right = None if last and stop + context >= until else (stop + context) * self.unit
+            y, _ = self.network(self._kept[..., left * self.unit : right])
             yield y[..., (start - left) * self.out : (stop - left) * self.out]
             self._next = stop
-        keep = max(self._first, self._next - context)
-        self._kept = self._kept[..., (keep - self._first) * self.unit :].clone()  # a view would keep all of it alive
-        self._first = keep
+        keep = max(0, self._next - context)
+        self._kept = self._kept[..., keep * self.unit :].clone()  # a view would keep all of it alive
+        self._next -= keep
 
 
-class Windows:
+class Windows(Rows):
     """For networks without bounds to what they see (`network.window`): windows of so many frames, each of which starts where
     the last `overlap` frames of the one before start. Of an overlap, one half is kept of each.
 
     The grid is counted from the start of the signal, so the result does not depend on the sizes of the parts. A signal of one
     window or less is run whole; the last window of a longer one is longer than the overlap.
     """
+
+    states, numbers = ("_kept",), ("_skip",)
 
     def __init__(self, network: nn.Module, unit: int, out: int):
         self.network, self.unit, self.out = network, unit, out
@@ -141,28 +147,35 @@ def run_over(network: nn.Module, unit: int, out: int) -> Run:
     return Causal(network, unit) if network.context is None else WithContext(network, unit, out)
 
 
-class Encoding:
+class Encoding(Rows):
     """Samples (B, 1, n) to the codes (B, k, m) that are ready. Frames that the quantizer codes together come together: zeros
     fill up the last ones, as they fill up the last frame."""
 
+    states, numbers, parts = ("_latents",), ("_samples",), ("_run",)
+
     def __init__(self, model, batch_size: int, num_codebooks: int):
+        self.batch_size = batch_size
         self._quantizer, self._k = model.quantizer, num_codebooks
         self._group = model.frame_size * model.quantizer.frame_multiple
-        self._samples = 0
+        self._samples = 0  # of frames that the quantizer codes together and that are not all there
         self._run = run_over(model.encoder, model.frame_size, 1)
-        self._empty = torch.zeros(batch_size, num_codebooks, 0, dtype=torch.int64, device=model.device)
+        self._run.batch_size = batch_size
+        self._device = model.device
         self._latents: Tensor | None = None  # of frames that the quantizer codes together with ones to come
 
     def push(self, wav: Tensor) -> Tensor:
-        self._samples += wav.shape[2]
-        return torch.cat([self._empty, *(self._quantize(latents) for latents in self._run.push(wav))], 2)
+        self._samples = (self._samples + wav.shape[2]) % self._group
+        return torch.cat([self._empty(self._k), *(self._quantize(latents) for latents in self._run.push(wav))], 2)
 
     def finish(self, wav: Tensor | None = None) -> Tensor:
-        wav = self._empty[:, :1].float() if wav is None else wav
-        self._samples += wav.shape[2]
+        wav = self._empty(1).float() if wav is None else wav
         if self._quantizer.frame_multiple > 1:
-            wav = F.pad(wav, (0, -self._samples % self._group))
-        return torch.cat([self._empty, *(self._quantize(latents) for latents in self._run.finish(wav))], 2)
+            wav = F.pad(wav, (0, -(self._samples + wav.shape[2]) % self._group))
+        self._samples = 0
+        return torch.cat([self._empty(self._k), *(self._quantize(latents) for latents in self._run.finish(wav))], 2)
+
+    def _empty(self, channels: int) -> Tensor:
+        return torch.zeros(self.batch_size, channels, 0, dtype=torch.int64, device=self._device)
 
     def _quantize(self, latents: Tensor) -> Tensor:
         multiple = self._quantizer.frame_multiple
@@ -174,26 +187,33 @@ class Encoding:
         return self._quantizer.encode(latents, self._k)
 
 
-class Decoding:
+class Decoding(Rows):
     """Latents (B, dim, m) to the samples (B, 1, n) that are finished, at the decoder's rate. Its first `delay` samples, from
     before the start of the signal, are left out, so that the output is aligned with what was encoded."""
 
+    numbers, parts = ("_skip",), ("_run",)
+
     def __init__(self, model, batch_size: int):
+        self.batch_size = batch_size
         self._run = run_over(model.decoder, 1, model.output_frame_size)
+        self._run.batch_size = batch_size
         self._size, self._delay = model.output_frame_size, model.decoder.delay
         self._skip = self._delay
-        self._silence = torch.zeros(batch_size, model.config.dim, -(-self._delay // self._size), device=model.device)
-        self._empty = torch.zeros(batch_size, 1, 0, device=model.device)
+        self._silence = torch.zeros(1, model.config.dim, -(-self._delay // self._size), device=model.device)
 
     def push(self, latents: Tensor) -> Tensor:
-        return torch.cat([self._empty, *(self._aligned(wav) for wav in self._run.push(latents))], 2)
+        return torch.cat([self._empty(), *(self._aligned(wav) for wav in self._run.push(latents))], 2)
 
     def finish(self, latents: Tensor | None = None) -> Tensor:
         wav = [self._aligned(wav) for wav in self._run.finish(latents)]
         if self._delay:  # only a causal decoder has one: silence pushes the last samples out
-            tail = torch.cat([self._aligned(part) for part in self._run.push(self._silence)], 2)
+            silence = self._silence.expand(self.batch_size, -1, -1)
+            tail = torch.cat([self._aligned(part) for part in self._run.push(silence)], 2)
             wav.append(tail[..., : tail.shape[2] - -self._delay % self._size])
-        return torch.cat([self._empty, *wav], 2)
+        return torch.cat([self._empty(), *wav], 2)
+
+    def _empty(self) -> Tensor:
+        return torch.zeros(self.batch_size, 1, 0, device=self._silence.device)
 
     def _aligned(self, wav: Tensor) -> Tensor:
         skip = min(self._skip, wav.shape[2])

@@ -23,6 +23,7 @@ from codec.stream import Stream, as_samples
 from codec.tokens import Tokens, TokenSpec, frames_for
 
 
+HASHED = 1_000_000  # numbers at a time
 CAUSAL = "speech-16k (in the box), or the recipes encodec_24k and mimi"
 
 
@@ -96,10 +97,11 @@ class Codec(nn.Module):
     @property
     def latency(self) -> float:
         """Algorithmic latency in seconds: the frames that are coded together must be full, those that follow must be there
-        as far as encoder and decoder see them, and the decoder's output lags by `delay`. A network that sees all of a signal
-        needs a full window."""
-        frames = self.quantizer.frame_multiple
-        for network in (self.encoder, self.decoder):
+        as far as encoder and decoder see them, and the decoder's output lags by `delay`. A network that mirrors the start of a
+        signal needs enough frames for it, and one that sees all of a signal a full window."""
+        together, networks = self.quantizer.frame_multiple, (self.encoder, self.decoder)
+        frames = -(-max(network.start_frames for network in networks) // together) * together
+        for network in networks:
             frames += network.window[0] if network.window else network.context or 0
         return self.frame_size * frames / self.sample_rate + self.decoder.delay / self.output_sample_rate
 
@@ -358,7 +360,9 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
     """16 hexadecimal digits of the SHA-256 of named tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
+        value = tensors[name].detach()
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        rows = value.reshape(1) if value.dim() == 0 else value
+        for part in rows.split(max(1, HASHED * len(rows) // max(1, rows.numel()))):  # a large one is never there twice
+            digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

@@ -90,7 +90,7 @@ class SEANetEncoder(Network):
         self._fine = 1 + fine * (residual_layers + 1)
         self._slice = hop * max(self.start_frames, SLICE_NUMBERS // widest)
 
-    def forward(self, wav: Tensor, state: State | None = None, last: bool = False) -> tuple[Tensor, State]:
+    def forward(self, wav: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         fine, coarse = (None, None) if state is None else state
         x, fine = run_sliced(self.layers[: self._fine], wav, fine, self._slice, self.hop)
         x, coarse = run(self.layers[self._fine :], x, coarse)

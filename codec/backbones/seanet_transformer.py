@@ -37,7 +37,7 @@ class SEANetTransformerEncoder(Network):
         self.down = CausalConv1d(dim, dim, 2 * frame_stride, stride=frame_stride, padding="replicate", bias=False)
         self.ragged, self.start_frames = ragged, -(-self.seanet.start_frames // frame_stride)
 
-    def forward(self, wav: Tensor, state: State | None = None, last: bool = False) -> tuple[Tensor, State]:
+    def forward(self, wav: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         seanet, transformer, down = (None, None, None) if state is None else state
         x, seanet = self.seanet(wav, seanet)
         x, transformer = self.transformer(x.transpose(1, 2), transformer)
