@@ -126,10 +126,11 @@ def test_the_first_frames_come_as_soon_as_the_start_can_be_mirrored(ours):
     """The last convolution mirrors 6 frames before the signal, so it waits for 7; then every frame comes with its end."""
     assert ours.encoder.start_frames == 7 and ours.decoder.start_frames == 7
     with ours.stream() as live:
-        wav = noise(1, 1, 9 * HOP + 1)
-        assert live.encode(wav[..., : 7 * HOP]).shape[2] == 0
-        assert live.encode(wav[..., 7 * HOP : 7 * HOP + 1]).shape[2] == 7
-        assert live.encode(wav[..., 7 * HOP + 1 :]).shape[2] == 2
+        wav = noise(1, 1, 9 * HOP)
+        assert live.encode(wav[..., : 7 * HOP - 1]).shape[2] == 0
+        assert live.encode(wav[..., 7 * HOP - 1 : 7 * HOP]).shape[2] == 7
+        assert live.encode(wav[..., 7 * HOP :]).shape[2] == 2
+    assert ours.latency == pytest.approx(7 * HOP / ours.sample_rate)
 
 
 def test_a_batch_is_each_item_alone(ours):
