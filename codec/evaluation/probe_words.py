@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from codec.evaluation.probe_data import Recording
-from codec.evaluation.probe_report import LOWER, Missing, ProbeError, Score, bootstrap
+from codec.evaluation.probe_report import LOWER, Estimate, Missing, ProbeError, Score, bootstrap
 from codec.evaluation.probe_texts import Texts
 from codec.evaluation.probe_view import View
 from codec.semantic.letters import spelled
@@ -69,16 +69,20 @@ class Words:
         if any(table is None for table in vectors):
             raise Missing("the quantizer makes labels alone, there are no vectors to compare")
         codes = view.codes(self.recordings)
-        places = {word: None for triplet in self.triplets for word in triplet}
-        frames = {word: _frames(codes[word.recording], vectors, word, view.frame_rate) for word in places}
-        mean = torch.cat(list(frames.values())).mean(0)
-        frames = {word: F.normalize(each - mean, dim=1, eps=1e-8) for word, each in frames.items()}
-        a, b, x = ([frames[triplet[n]] for triplet in self.triplets] for n in range(3))
+        frames = [sum(table[row] for table, row in zip(vectors, each)) for each in codes]
+        estimate = self.errors(frames, view.frame_rate, view.seed)
+        yield view.score(self.name, "", "none", "ABX error", LOWER, estimate, CHANCE, len(self.triplets), "comparisons")
+
+    def errors(self, frames: Sequence[Tensor], frame_rate: float, seed: int = 0) -> Estimate:
+        """The share of wrong answers. frames: of each of `recordings`, (T, dim), whatever they are made of."""
+        words = {word: _part(frames[word.recording], word, frame_rate) for triplet in self.triplets for word in triplet}
+        mean = torch.cat(list(words.values())).mean(0)
+        words = {word: F.normalize(each - mean, dim=1, eps=1e-8) for word, each in words.items()}
+        a, b, x = ([words[triplet[n]] for triplet in self.triplets] for n in range(3))
         same, other = warped(a, x), warped(b, x)
         wrong = (same > other) + 0.5 * (same == other)
         _, group = np.unique([triplet[2].recording for triplet in self.triplets], return_inverse=True)
-        estimate = bootstrap(np.bincount(group, weights=wrong), np.bincount(group), view.seed)
-        yield view.score(self.name, "", "none", "ABX error", LOWER, estimate, CHANCE, len(self.triplets), "comparisons")
+        return bootstrap(np.bincount(group, weights=wrong), np.bincount(group), seed)
 
 
 def _triplets(spoken: Sequence[Spoken], speakers: Sequence[str]) -> list[list[Spoken]]:
@@ -110,11 +114,10 @@ def _alike(b: Spoken, a: Spoken) -> bool:
     return b.word != a.word and 1 / ALIKE <= (b.end - b.start) / (a.end - a.start) <= ALIKE
 
 
-def _frames(codes: Tensor, vectors: Sequence[Tensor], word: Spoken, frame_rate: float) -> Tensor:
-    """codes (k, T) of a recording to the frames (n, dim) of a word, at least one."""
-    start = min(int(word.start * frame_rate), codes.shape[1] - 1)
-    part = codes[:, start : max(start + 1, round(word.end * frame_rate))]
-    return sum(table[row] for table, row in zip(vectors, part))
+def _part(frames: Tensor, word: Spoken, frame_rate: float) -> Tensor:
+    """Frames (T, dim) of a recording to those (n, dim) of a word, at least one."""
+    start = min(int(word.start * frame_rate), len(frames) - 1)
+    return frames[start : max(start + 1, round(word.end * frame_rate))]
 
 
 def warped(first: Sequence[Tensor], second: Sequence[Tensor]) -> np.ndarray:

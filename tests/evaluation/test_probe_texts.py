@@ -70,6 +70,16 @@ def test_letters_are_found_where_they_are_and_only_there():
         Characters(found[:40], texts)
 
 
+def test_a_part_with_most_recordings_is_not_for_testing():
+    """One speaker who is in the first part and says most of what there is."""
+    found, _, texts = letters()
+    speakers = ["loud"] * 70 + [f"other {number}" for number in range(50)]
+    found = [Recording(each.path, each.digest, name) for each, name in zip(found, speakers)]
+    task = Characters(found, texts)
+    assert found[0].fold(5) == 0 and not task.tested[:70].any() and task.tested.sum() >= 10
+    assert {found[number].fold(5) for number in np.flatnonzero(task.tested)} == {1}
+
+
 @pytest.mark.parametrize("frame_rate, stride, places", [(12.5, 1, 4), (25, 1, 2), (50, 2, 2), (75, 3, 2), (86.1, 3, 2)])
 def test_there_is_room_for_letters_at_every_rate(frame_rate, stride, places):
     head = Writer([torch.randn(4, 3)], frame_rate).eval()
