@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from quantizers.beam_search import check_beam
+
 MAX_CODEBOOK_SIZE = 65536
 
 
@@ -35,6 +37,7 @@ class Quantizer(nn.Module):
     """
 
     decodes = True  # False for what only makes labels
+    beam: int | None = None  # width of the search for codes, where a family has the option; may be set at any time
 
     def __init__(self, dim: int, codebook_sizes: tuple[int, ...]) -> None:
         super().__init__()
@@ -80,16 +83,20 @@ class Quantizer(nn.Module):
 
     # Coding
 
-    def encode(self, latents: Tensor, num_codebooks: int | None = None) -> Tensor:
+    def encode(self, latents: Tensor, num_codebooks: int | None = None, beam: int | None = None) -> Tensor:
         """latents (B, dim, T) to codes (B, k, T) int64, all codebooks by default.
 
+        beam: width of the search instead of the quantizer's own, for families that have the option.
         Always in float32, autocast or not; a frame has the same codes alone and among many. Raises ValueError for
-        another shape, and for a k that is not in `counts`.
+        another shape, for a k that is not in `counts`, and for a beam that the family has not.
         """
         k = self.check_count(num_codebooks)
+        beam = self.check_beam(beam)
         self.check_latents(latents)
         with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
-            return self._encode(latents.float(), k)
+            if beam == 1 or latents.numel() == 0:
+                return self._encode(latents.float(), k)
+            return self._encode_by_beam(latents.float(), k, beam)
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes (B, k, T), of any integer type, of the first k codebooks to latents (B, dim, T).
@@ -101,6 +108,10 @@ class Quantizer(nn.Module):
             return self._decode(codes.long())
 
     def _encode(self, latents: Tensor, k: int) -> Tensor:
+        raise NotImplementedError
+
+    def _encode_by_beam(self, latents: Tensor, k: int, beam: int) -> Tensor:
+        """Where the family has a beam, which is above 1."""
         raise NotImplementedError
 
     def _decode(self, codes: Tensor) -> Tensor:
@@ -183,6 +194,14 @@ class Quantizer(nn.Module):
             has = f"1 to {self.num_codebooks}" if dense else ", ".join(map(str, self.counts))
             raise ValueError(f"{k} codebooks are asked for: there are {has}")
         return int(k)
+
+    def check_beam(self, beam: int | None) -> int:
+        """beam, or the quantizer's own for None. Raises ValueError where there is no choice."""
+        if self.beam is not None:
+            return check_beam(self.beam if beam is None else beam)
+        if beam not in (None, 1):
+            raise ValueError(f"beam={beam}: {type(self).__name__} finds its codes without a beam; leave it out")
+        return 1
 
 
 def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:

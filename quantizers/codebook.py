@@ -6,13 +6,14 @@ training stands a `CodebookTrainer`, whose averages `vector_quantize_pytorch` ke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quantizers import beam_search
 from quantizers.base import QuantizerOutput, power, straight_through, usage_stats
 from quantizers.processes import Processes
 from quantizers.search import MANY_ROWS, nearest
@@ -74,6 +75,15 @@ class CodebookQuantizer(DataStartedQuantizer):
         rows = latents.mT.reshape(batch * frames, self.dim)
         codes = [step.codes.reshape(batch, frames) for step in self._walk(rows, mask, k, self._look_up)]
         return torch.stack(codes, 1)
+
+    def _encode_by_beam(self, latents: Tensor, k: int, beam: int) -> Tensor:
+        tables = [self._tables.of(self.codebooks, index, self.centered) for index in range(k)]
+        middle = sum(table.mean for table in tables) if self.centered else None
+        return beam_search.encode(latents, self._beam_tables(range(k)), self.strides, beam, self._decode, middle)
+
+    def _beam_tables(self, indices: Iterable[int]) -> list[beam_search.Table]:
+        tables = [self._tables.of(self.codebooks, index, self.centered) for index in indices]
+        return [beam_search.Table(table.vectors, table.half_norms) for table in tables]
 
     def _decode(self, codes: Tensor) -> Tensor:
         total = self._part(0, self.codebooks[0][codes[:, 0]])  # (B, T, dim)

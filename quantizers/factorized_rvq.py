@@ -7,10 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quantizers import beam_search
 from quantizers.base import QuantizerOutput, usage_stats
+from quantizers.beam_search import check_beam
 from quantizers.codebook import DEAD, carry, mean_square, power_of, spread
 from quantizers.multiscale_rvq import average, checked_strides
 from quantizers.processes import Processes
+from quantizers.projection import Kept
 from quantizers.search import products
 from quantizers.start import DataStartedQuantizer, kmeans, most_similar, principal_axes
 
@@ -32,16 +35,20 @@ class FactorizedResidualVQ(DataStartedQuantizer):
         codebook_dim: width of the codebooks, at most `dim`.
         strides: frames a code of each codebook holds for, as in "multiscale_rvq": a stage of stride s quantizes the average
             of what is left in each group of s frames. 1 for all by default.
+        beam: width of the search in encoding (`beam_search`), for the least error of the latents: wider is better and
+            slower. 1 is greedy and by cosine. Training is greedy.
     """
 
     def __init__(
         self, dim: int, num_codebooks: int = 9, codebook_size: int = 1024, codebook_dim: int = 8,
-        strides: tuple[int, ...] | None = None,
+        strides: tuple[int, ...] | None = None, beam: int = 1,
     ) -> None:
         self._strides = (1,) * num_codebooks if strides is None else checked_strides(strides, num_codebooks)
         super().__init__(dim, (codebook_size,) * num_codebooks)
         if not 1 <= codebook_dim <= dim:
             raise ValueError(f"codebook_dim={codebook_dim} is outside 1..{dim}, the width of the latents")
+        self.beam = check_beam(beam)
+        self._kept = Kept()
         self.stages = nn.ModuleList(FactorizedStage(dim, codebook_size, codebook_dim) for _ in range(num_codebooks))
 
     @property
@@ -59,6 +66,11 @@ class FactorizedResidualVQ(DataStartedQuantizer):
             residual = residual - stage.widen(stage.codebook.weight[index])[group]
             codes.append(index[group].reshape(batch, frames))
         return torch.stack(codes, 1)
+
+    def _encode_by_beam(self, latents: Tensor, k: int, beam: int) -> Tensor:
+        weights = [weight for stage in self.stages for weight in stage.outward()]
+        tables = self._kept.of(weights, lambda: [stage.table() for stage in self.stages])
+        return beam_search.encode(latents, tables[:k], self._strides, beam, self._decode)
 
     def _decode(self, codes: Tensor) -> Tensor:
         flat = codes.transpose(0, 1).flatten(1)  # (k, B * T)
@@ -148,6 +160,18 @@ class FactorizedStage(nn.Module):
     def widen(self, vectors: Tensor) -> Tensor:
         """(N, codebook_dim) to (N, dim)."""
         return products(vectors, self.out_proj.weight.T, self.out_proj.bias)
+
+    def outward(self) -> tuple[Tensor, ...]:
+        """What `widen` and codes depend on."""
+        return self.codebook.weight, self.out_proj.weight, self.out_proj.bias
+
+    @torch.no_grad()
+    def table(self) -> beam_search.Table:
+        """The codebook's vectors as wide as the latents, which are keys (codebook, 1) times (out_proj, its bias)."""
+        vectors = self.widen(self.codebook.weight.float())
+        inward = torch.cat([self.out_proj.weight, self.out_proj.bias[:, None]], 1).float()
+        keys = F.pad(self.codebook.weight.float(), (0, 1), value=1.0)
+        return beam_search.Table(vectors, 0.5 * vectors.square().sum(1), inward, keys)
 
     def start(self, mean: Tensor, axes: Tensor, codebook: Tensor) -> None:
         """Map onto axes (codebook_dim, dim) around mean (dim,), and back."""

@@ -28,13 +28,15 @@ class KMeansQuantizer(ResidualVQ):
     Args:
         dim: width of the features.
         num_codebooks, codebook_size: K and the number of vectors in each.
-        decay: see `ResidualVQ`.
+        decay, beam: see `ResidualVQ`.
     """
 
     centered = True
 
-    def __init__(self, dim: int, num_codebooks: int = 1, codebook_size: int = 1024, decay: float = 0.99) -> None:
-        super().__init__(dim, num_codebooks, codebook_size, decay=decay)
+    def __init__(
+        self, dim: int, num_codebooks: int = 1, codebook_size: int = 1024, decay: float = 0.99, beam: int = 1
+    ) -> None:
+        super().__init__(dim, num_codebooks, codebook_size, decay=decay, beam=beam)
         self.register_buffer("trainer_counts", torch.zeros(num_codebooks, codebook_size))  # rows behind each code
         self._pending: list[Tensor] = []  # the first rows of a stream
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from quantizers.beam_search import check_beam
 from quantizers.codebook import CodebookQuantizer, Step, Visit, spread
 
 
@@ -24,16 +25,19 @@ class MultiScaleResidualVQ(CodebookQuantizer):
         strides: frames a code of each codebook holds for, each a multiple of the next and the last 1. By default
             halved down to 1, and never above 8: (4, 2, 1) for 3, (8, 4, 2, 1, 1) for 5 codebooks.
         decay: of the moving averages that train the codebooks.
+        beam: width of the search in encoding (`beam_search`), among the codes of a group of frames: 1 is greedy, wider is
+            better and slower. Training is greedy.
     """
 
     def __init__(
         self, dim: int, num_codebooks: int = 4, codebook_size: int = 4096, strides: tuple[int, ...] | None = None,
-        decay: float = 0.99,
+        decay: float = 0.99, beam: int = 1,
     ) -> None:
         if strides is None:
             strides = tuple(2 ** max(0, min(3, num_codebooks - 1) - index) for index in range(num_codebooks))
         self._strides = checked_strides(strides, num_codebooks)
         super().__init__(dim, num_codebooks, codebook_size, width=dim, decay=decay)
+        self.beam = check_beam(beam)
 
     @property
     def strides(self) -> tuple[int, ...]:

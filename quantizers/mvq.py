@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from quantizers.base import QuantizerOutput, straight_through, usage_stats
+from quantizers.beam_search import check_beam
 from quantizers.codebook import CodebookTrainer, mean_square, power_of, spread
 from quantizers.joint_search import BEAM, BLOCK_FRAMES, MAX_ENTRIES, JointSearch, PreparedSearches
 from quantizers.processes import Processes
@@ -73,13 +74,11 @@ class MultiCodebookVQ(DataStartedQuantizer):
             raise ValueError(f"rounds={rounds}: it must be 0 or more; 5 is enough")
         if start not in STARTS:
             raise ValueError(f"start={start!r}: there is {' and '.join(STARTS)}")
-        if beam < 1:
-            raise ValueError(f"beam={beam}: it must be at least 1; {BEAM} is a good width")
         if not 0 <= decay < 1:
             raise ValueError(f"decay={decay} is outside [0, 1): 0.99 averages over about 100 steps")
         if kmeans_iters < 1:
             raise ValueError(f"kmeans_iters={kmeans_iters}: at least 1 is needed")
-        self.codebook_size, self.rounds, self.start, self.beam = codebook_size, rounds, start, beam
+        self.codebook_size, self.rounds, self.start, self.beam = codebook_size, rounds, start, check_beam(beam)
         self.decay, self.kmeans_iters = decay, kmeans_iters
         ends = list(itertools.accumulate(sizes))
         self.stages = tuple(Stage(n, end - size, end) for n, (size, end) in enumerate(zip(sizes, ends)))
@@ -128,11 +127,14 @@ class MultiCodebookVQ(DataStartedQuantizer):
             raise ValueError(f"codes of {self.codebook_size} vectors do not fit into bytes: use encode and decode")
 
     def _encode(self, latents: Tensor, k: int) -> Tensor:
+        return self._encode_by_beam(latents, k, 1)
+
+    def _encode_by_beam(self, latents: Tensor, k: int, beam: int) -> Tensor:
         batch, dim, frames = latents.shape
         left = latents.mT.reshape(batch * frames, dim) - self.mean
         codes = []
         for stage in self.stages[: self.counts.index(k) + 1]:
-            found = self._find(stage, left)
+            found = self._find(stage, left, beam)
             left = left - self._vectors(stage, found)
             codes.append(found)
         return torch.cat(codes, 1).reshape(batch, frames, k).mT.contiguous()
@@ -146,8 +148,8 @@ class MultiCodebookVQ(DataStartedQuantizer):
     def _search(self, stage: Stage) -> JointSearch:
         return self._searches.of(stage.index, self.codebooks[stage.first : stage.last].float())
 
-    def _find(self, stage: Stage, left: Tensor) -> Tensor:
-        return self._look_up(stage, left, self.rounds, self.beam if self.rounds else 1, self.start)
+    def _find(self, stage: Stage, left: Tensor, beam: int) -> Tensor:
+        return self._look_up(stage, left, self.rounds, beam if self.rounds else 1, self.start)
 
     def _find_roughly(self, stage: Stage, left: Tensor) -> Tensor:
         """What training makes do with."""
@@ -201,7 +203,7 @@ class MultiCodebookVQ(DataStartedQuantizer):
         self.scale.copy_((processes.sum(left.square().sum()) / total / self.dim).sqrt().clamp_min(1e-6))
         for stage in self.stages:
             self._start_stage(stage, left)
-            left = left - self._vectors(stage, self._find(stage, left))
+            left = left - self._vectors(stage, self._find(stage, left, self.beam))
 
     def _start_stage(self, stage: Stage, rows: Tensor) -> None:
         """Residual k-means on rows (N, dim)."""
@@ -246,7 +248,7 @@ class MultiCodebookVQ(DataStartedQuantizer):
         codes, commitment, error, predictions = [], [], [], []
         for stage in self.stages:
             source = left.detach()
-            found = self._find_roughly(stage, source) if self.training else self._find(stage, source)
+            found = self._find_roughly(stage, source) if self.training else self._find(stage, source, self.beam)
             vectors = self._vectors(stage, found)
             if self.training and self.start == "predicted":
                 predictions.append(self._prediction_losses(stage, source, found))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from quantizers.beam_search import check_beam
 from quantizers.codebook import CodebookQuantizer, Step, Visit
 
 GRADIENTS = ("straight_through", "rotation")
@@ -20,16 +21,17 @@ class ResidualVQ(CodebookQuantizer):
         decay: of the moving averages that train the codebooks.
         gradient: how it reaches the latents: "straight_through" unchanged, "rotation" turned as the latents are to the
             quantized ones (Fifty et al. 2024, https://arxiv.org/abs/2410.06424).
+        beam: width of the search in encoding (`beam_search`): 1 is greedy, wider is better and slower. Training is greedy.
     """
 
     def __init__(
         self, dim: int, num_codebooks: int = 8, codebook_size: int = 1024, decay: float = 0.99,
-        gradient: str = "straight_through",
+        gradient: str = "straight_through", beam: int = 1,
     ) -> None:
         super().__init__(dim, num_codebooks, codebook_size, width=dim, decay=decay)
         if gradient not in GRADIENTS:
             raise ValueError(f"gradient={gradient!r}: there is {' and '.join(GRADIENTS)}")
-        self.gradient = gradient
+        self.gradient, self.beam = gradient, check_beam(beam)
 
     def _walk(self, rows: Tensor, mask: Tensor, k: int, visit: Visit) -> Iterator[Step]:
         residual = rows

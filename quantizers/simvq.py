@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, distributed, nn
 
+from quantizers import beam_search
 from quantizers.base import Quantizer, QuantizerOutput, power, straight_through, usage_stats
+from quantizers.beam_search import check_beam
 from quantizers.codebook import Processes, mean_square, spread
 from quantizers.projection import Kept
 from quantizers.search import MANY_ROWS, nearest
@@ -29,11 +31,12 @@ class SimVQ(Quantizer):
     Args:
         dim: width of the latents.
         num_codebooks, codebook_size: K and the number of vectors in each.
+        beam: width of the search in encoding (`beam_search`): 1 is greedy, wider is better and slower. Training is greedy.
     """
 
-    def __init__(self, dim: int, num_codebooks: int = 1, codebook_size: int = 1024) -> None:
+    def __init__(self, dim: int, num_codebooks: int = 1, codebook_size: int = 1024, beam: int = 1) -> None:
         super().__init__(dim, (codebook_size,) * num_codebooks)
-        self.codebook_size = codebook_size
+        self.codebook_size, self.beam = codebook_size, check_beam(beam)
         self.register_buffer("frozen", torch.randn(num_codebooks, codebook_size, dim) * dim**-0.5)
         self.maps = nn.Parameter(torch.empty(num_codebooks, dim, dim).uniform_(-(dim**-0.5), dim**-0.5))
         self.bias = nn.Parameter(torch.zeros(num_codebooks, dim))
@@ -75,6 +78,11 @@ class SimVQ(Quantizer):
             codes.append(self._search(index, residual, vectors, half_norms))
             residual = residual - (vectors[codes[-1]] + self.bias[index].detach().float())
         return torch.stack(codes).reshape(k, batch, frames).transpose(0, 1)
+
+    def _encode_by_beam(self, latents: Tensor, k: int, beam: int) -> Tensor:
+        tables = [beam_search.Table(*table) for table in self._tables()[:k]]
+        middle = self.bias[:k].detach().float().sum(0)
+        return beam_search.encode(latents, tables, self.strides, beam, self._decode, middle)
 
     def _decode(self, codes: Tensor) -> Tensor:
         tables, bias = self._tables(), self.bias.detach().float()

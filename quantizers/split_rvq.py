@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quantizers.beam_search import Turn, check_beam, search, settled
 from quantizers.codebook import CodebookQuantizer, Step, Visit, carry, mean_square
 from quantizers.search import products
 from quantizers.start import principal_axes
@@ -31,11 +32,14 @@ class SplitResidualVQ(CodebookQuantizer):
             gradients; None: no maps, and codebooks as wide as the latents.
         parallel: both halves quantize the latents, as in Mimi's published weights; needs codebook_dim.
         decay: of the moving averages that train the codebooks.
+        beam: width of the search in encoding (`beam_search`) for each half, so that semantic codes do not depend on
+            acoustic ones: 1 is greedy, wider is better and slower. Training is greedy.
     """
 
     def __init__(
         self, dim: int, num_codebooks: int = 8, codebook_size: int = 2048, semantic_codebooks: int = 1,
         codebook_dim: int | None = None, parallel: bool = False, decay: float = 0.99,
+        beam: int = 1,
     ) -> None:
         if not 1 <= semantic_codebooks < num_codebooks:
             raise ValueError(f"semantic_codebooks={semantic_codebooks} of num_codebooks={num_codebooks}: "
@@ -46,6 +50,7 @@ class SplitResidualVQ(CodebookQuantizer):
             raise ValueError("parallel=True needs codebook_dim: without maps both halves would code the same")
         super().__init__(dim, num_codebooks, codebook_size, width=codebook_dim or dim, decay=decay)
         self.semantic_codebooks, self.codebook_dim, self.parallel = semantic_codebooks, codebook_dim, parallel
+        self.beam = check_beam(beam)
         if codebook_dim is not None:
             self.semantic_in, self.acoustic_in = (nn.Linear(dim, codebook_dim, bias=False) for _ in range(2))
             self.semantic_out, self.acoustic_out = (nn.Linear(codebook_dim, dim, bias=False) for _ in range(2))
@@ -85,6 +90,28 @@ class SplitResidualVQ(CodebookQuantizer):
                 part, level = self._part(index, passed), mean_square(source - source.mean(0)) + 1e-8
             left_over = left_over - part
             yield Step(codes, part, residual, level)
+
+    def _encode_by_beam(self, latents: Tensor, k: int, beam: int) -> Tensor:
+        batch, dim, frames = latents.shape
+        first = min(k, self.semantic_codebooks)
+        semantic, acoustic = (list(map(Turn, self._beam_tables(half))) for half in (range(first), range(first, k)))
+
+        def propose(rows: Tensor) -> Tensor:
+            choices = search(self._narrow(0, rows)[:, None], semantic, beam)
+            if not acoustic:
+                return choices
+            best = choices[:, :1]  # (N, 1, codes)
+            left = rows if self.parallel else rows - restore(best[:, 0])
+            choices = search(self._narrow(first, left)[:, None], acoustic, beam)
+            return torch.cat([best.expand(-1, choices.shape[1], -1), choices], 2)
+
+        def restore(codes: Tensor) -> Tensor:
+            return self._decode(codes[:, :, None])[:, :, 0]
+
+        rows = latents.mT.reshape(batch * frames, dim)
+        # In parallel each half finds the other's output again, too, so that nothing settles.
+        codes = propose(rows)[:, 0] if self.parallel else settled(rows, propose, restore)
+        return codes.reshape(batch, frames, k).mT
 
     def _narrow(self, index: int, rows: Tensor) -> Tensor:
         """(N, dim) to what the half of codebook `index` quantizes (N, width)."""
