@@ -43,10 +43,10 @@ def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu") -> Code
             shapes = _state(Codec(config))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{directory / CONFIG} describes no model that can be built: {error}") from None
-    with _open(directory / WEIGHTS, shapes) as tensors:  # fits: what the configuration asks for is what the file holds
-        with torch.random.fork_rng(devices=[]), _Undrawn():  # the caller's random numbers stay as they are
-            model = Codec(config)
-        _fill(_state(model), tensors, directory / WEIGHTS)
+    _check(directory / WEIGHTS, shapes)  # before anything large is made
+    with torch.random.fork_rng(devices=[]), _Undrawn():  # the caller's random numbers stay as they are
+        model = Codec(config)
+    _fill(_state(model), directory / WEIGHTS)
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -137,36 +137,48 @@ class _Undrawn(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-@contextmanager
-def _open(path: Path, own: dict[str, torch.Tensor]) -> Iterator[Any]:
-    """A file of weights, open; names and shapes are those of `own` exactly."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        file = safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{path}: not readable as safetensors ({error})") from None
-    with file as tensors:
+def _check(path: Path, own: dict[str, torch.Tensor]) -> None:
+    """Raise ConfigError unless names and shapes in a file of weights are those of `own` exactly."""
+    with _open(path) as tensors:
         shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
-        problems = [f"missing {name}" for name in sorted(own.keys() - shapes.keys())]
-        problems += [f"unexpected {name}" for name in sorted(shapes.keys() - own.keys())]
-        problems += [
-            f"{name} is {shapes[name]} instead of {tuple(own[name].shape)}"
-            for name in sorted(own.keys() & shapes.keys()) if shapes[name] != own[name].shape
-        ]
-        if problems:
-            more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-            raise ConfigError(f"{path} does not fit its config.json: {'; '.join(problems[:8])}{more}")
-        yield tensors
+    problems = [f"missing {name}" for name in sorted(own.keys() - shapes.keys())]
+    problems += [f"unexpected {name}" for name in sorted(shapes.keys() - own.keys())]
+    problems += [
+        f"{name} is {shapes[name]} instead of {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & shapes.keys()) if shapes[name] != own[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise ConfigError(f"{path} does not fit its config.json: {'; '.join(problems[:8])}{more}")
 
 
 @torch.no_grad()
-def _fill(own: dict[str, torch.Tensor], tensors: Any, path: Path) -> None:
-    """Copy weights one by one, so that a large model is in memory once."""
+def _fill(own: dict[str, torch.Tensor], path: Path) -> None:
+    """Copy weights one by one, each from a file of its own: all that was read of an open one stays in memory."""
     bad = []
     for name, value in own.items():
-        read = tensors.get_tensor(name)
-        if not read.dtype.is_floating_point or not value.copy_(read).isfinite().all():
-            bad.append(name)
+        with _open(path) as tensors:
+            read = tensors.get_tensor(name)
+            if read.dtype.is_floating_point and _finite(read := read.float()):
+                value.copy_(read)
+            else:
+                bad.append(name)
+            del read
     if bad:
         raise ConfigError(f"{path} holds what are no weights (NaN, infinite or not floating-point): {', '.join(bad[:5])}")
+
+
+def _finite(value: torch.Tensor) -> bool:
+    """Of what is contiguous; without the masks of its size that torch.isfinite takes on the way."""
+    return value.numel() == 0 or all(end.isfinite() for end in value.aminmax())
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{path}: not readable as safetensors ({error})") from None

@@ -30,9 +30,11 @@ def _few(weight: Tensor, outputs: int) -> bool:
 class Conv1d(nn.Conv1d):
     """`torch.nn.Conv1d` with zeros around the signal."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.weight = nn.Parameter(self.weight.detach().mT.contiguous().mT)  # (C', kernel, C) in memory
+    def reset_parameters(self) -> None:
+        """Of torch, whose constructor ends with it. Nothing is copied: the weights may be many."""
+        outputs, inputs, kernel = self.weight.shape
+        self.weight = nn.Parameter(self.weight.new_empty(outputs, kernel, inputs).mT)  # (C', kernel, C) in memory
+        super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         if not usable(x, self.weight):
@@ -88,9 +90,11 @@ class Conv1d(nn.Conv1d):
 class ConvTranspose1d(nn.ConvTranspose1d):
     """`torch.nn.ConvTranspose1d`."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.weight = nn.Parameter(self.weight.detach().permute(2, 1, 0).contiguous().permute(2, 1, 0))  # (kernel, C', C)
+    def reset_parameters(self) -> None:
+        """As `Conv1d.reset_parameters`."""
+        inputs, outputs, kernel = self.weight.shape
+        self.weight = nn.Parameter(self.weight.new_empty(kernel, outputs, inputs).permute(2, 1, 0))  # (kernel, C', C)
+        super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         if not usable(x, self.weight) or self.dilation != (1,):
