@@ -95,6 +95,9 @@ class CodebookQuantizer(DataStartedQuantizer):
     def _look_up(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (N,) of the vectors nearest to rows (N, width), and these vectors."""
         table = self._tables.of(self.codebooks, index, self.centered)
+        if torch.compiler.is_exporting():  # whose rows are not counted yet
+            codes = nearest(rows - table.mean if self.centered else rows, table.vectors, table.half_norms)
+            return codes, self.codebooks[index].float()[codes]
         codes = rows.new_empty(rows.shape[0], dtype=torch.int64)
         for start in range(0, rows.shape[0], MANY_ROWS):  # so many rows at once that their scores stay in a CPU's cache
             block = rows[start : start + MANY_ROWS] - table.mean if self.centered else rows[start : start + MANY_ROWS]

@@ -22,6 +22,8 @@ def run(layers, x: Tensor, state: tuple[State, ...] | None) -> tuple[Tensor, tup
 def run_sliced(layers, x: Tensor, state: tuple[State, ...] | None, size: int, unit: int) -> tuple[Tensor, tuple[State, ...]]:
     """As `run`, for layers on (B, C, T), over equal slices of about `size` steps (a multiple of `unit`) one after the other,
     where no gradients are asked for: what lies between the layers then stays small and in the cache."""
+    if torch.compiler.is_exporting():
+        return run(layers, x, state)
     count = x.shape[2] // size
     if count < 2 or torch.is_grad_enabled():
         return run(layers, x, state)

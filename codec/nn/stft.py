@@ -45,7 +45,7 @@ class Analysis(nn.Module):
         if window < hop or window % 2:
             raise ValueError(f"an analysis window of {window} samples does not fit a hop of {hop}: take an even one >= hop")
         self.window, self.hop = window, hop
-        basis = (dft_basis(window) * hann(window)).float()
+        basis = (dft_basis(window) * hann(window)).float().T.contiguous().T  # as `codec.nn.linear.Linear` has its weights
         self.register_buffer("basis", basis.to(torch.get_default_device()), persistent=False)
 
     @property
@@ -98,7 +98,7 @@ class Synthesis(nn.Module):
     def __init__(self, window: int, hop: int):
         super().__init__()
         self.overlap_add = OverlapAdd(window, hop)
-        basis = (inverse_dft_basis(window) * synthesis_window(window, hop)).T.contiguous().float()  # (window, 2 * bins)
+        basis = (inverse_dft_basis(window) * synthesis_window(window, hop)).float().T  # (window, 2 * bins)
         self.register_buffer("basis", basis.to(torch.get_default_device()), persistent=False)
 
     def forward(self, spectrum: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
