@@ -95,7 +95,9 @@ class AdaptedCodec(Codec):
         """Whatever the outside codec computes in."""
 
     @torch.no_grad()
-    def encode_frames(self, wav: Tensor, num_codebooks: int, lengths: list[int] | None = None) -> Tensor:
+    def encode_frames(
+        self, wav: Tensor, num_codebooks: int, lengths: list[int] | None = None, beam: int | None = None
+    ) -> Tensor:
         """wav (B, 1, T) to codes (B, k, n), every row alone; rows that are shorter end in zeros."""
         rows = [row[None, :, :n] for row, n in zip(wav, lengths or [wav.shape[2]] * len(wav))]
         frames = -(-wav.shape[2] // self.frame_size)

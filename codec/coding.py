@@ -149,13 +149,13 @@ def run_over(network: nn.Module, unit: int, out: int) -> Run:
 
 class Encoding(Rows):
     """Samples (B, 1, n) to the codes (B, k, m) that are ready. Frames that the quantizer codes together come together: zeros
-    fill up the last ones, as they fill up the last frame."""
+    fill up the last ones, as they fill up the last frame. beam: of the quantizer's search, its own for None."""
 
     states, numbers, parts = ("_latents",), ("_samples",), ("_run",)
 
-    def __init__(self, model, batch_size: int, num_codebooks: int):
+    def __init__(self, model, batch_size: int, num_codebooks: int, beam: int | None = None):
         self.batch_size = batch_size
-        self._quantizer, self._k = model.quantizer, num_codebooks
+        self._quantizer, self._k, self._beam = model.quantizer, num_codebooks, beam
         self._group = model.frame_size * model.quantizer.frame_multiple
         self._samples = 0  # of frames that the quantizer codes together and that are not all there
         self._run = run_over(model.encoder, model.frame_size, 1)
@@ -184,7 +184,7 @@ class Encoding(Rows):
             whole = latents.shape[2] // multiple * multiple
             self._latents = latents[..., whole:].clone() if whole < latents.shape[2] else None
             latents = latents[..., :whole]
-        return self._quantizer.encode(latents, self._k)
+        return self._quantizer.encode(latents, self._k, self._beam)
 
 
 class Decoding(Rows):

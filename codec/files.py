@@ -79,6 +79,7 @@ def encode_file(
     num_codebooks: int | None = None,
     bitrate: float | None = None,
     progress: Progress | None = None,
+    beam: int | None = None,
 ) -> EncodeReport:
     """Encode a recording of any rate, channels and format that soundfile reads into a .tok file, in constant memory.
 
@@ -87,12 +88,14 @@ def encode_file(
         target: a path (appears whole or not at all), `-` for standard output, or an open binary file.
         num_codebooks, bitrate: quality; all codebooks by default. `bitrate` in bit/s for each channel.
         progress: is told (seconds done, seconds in all or None) after every block.
+        beam: as in `Codec.encode`.
 
     Raises ValueError (AudioError for bad audio) and OSError (WriteError) with a line that says what to do.
     """
     start = time.perf_counter()
     model.check_dtype()
     k = model.codebooks_for(num_codebooks, bitrate)
+    model.quantizer.check_beam(beam)
     refuse_same_file(source, target)
     with AudioReader(source) as reader:
         rate, channels = reader.sample_rate, reader.channels
@@ -113,7 +116,7 @@ def encode_file(
             yield resampled
 
         with TokWriter(target, model.spec, k, rate, channels) as writer, \
-                Stream(model, channels, k) as stream:
+                Stream(model, channels, k, beam) as stream:
             for block in cut(at_model_rate(), BLOCK_FRAMES * model.frame_size):
                 codes = stream.encode(torch.from_numpy(block).unsqueeze(1))  # (channels, K, m)
                 writer.write(codes)

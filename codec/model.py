@@ -171,6 +171,7 @@ class Codec(nn.Module):
         num_codebooks: int | None = None,
         bitrate: float | None = None,
         lengths: Tensor | list[int] | None = None,
+        beam: int | None = None,
     ) -> Tokens:
         """Encode audio.
 
@@ -179,6 +180,9 @@ class Codec(nn.Module):
             sample_rate: of `wav` in Hz; the model's by default. Other rates are resampled.
             num_codebooks, bitrate: quality; all codebooks by default. `bitrate` in bit/s for each channel.
             lengths: (batch,) valid samples of each item; what lies behind them is padding and changes nothing.
+            beam: how many choices of codes are followed at once, where codebooks are residual (docs/quantizers.md); the
+                quantizer's own number by default, 1 for most. More take longer and come nearer to the audio; any
+                decoder takes the tokens.
 
         Returns tokens with codes (batch * channels, K, frames), frames = ceil(T / frame_size), in whole groups where codes are
         held for several frames.
@@ -189,6 +193,7 @@ class Codec(nn.Module):
             raise ValueError(f"sample_rate={sample_rate} must be a positive whole number of Hz")
         rate = int(rate)
         k = self.codebooks_for(num_codebooks, bitrate)
+        self.quantizer.check_beam(beam)
         self.check_dtype()
         wav = torch.as_tensor(wav)
         if wav.dim() not in (1, 2, 3):
@@ -207,32 +212,35 @@ class Codec(nn.Module):
         for row, item in zip(padded, items):
             row[:, : item.shape[-1]] = item
         samples = [item.shape[-1] for item in items for _ in range(channels)]
-        codes = self.encode_frames(padded.reshape(batch * channels, 1, -1).to(self.device), k, samples)
+        codes = self.encode_frames(padded.reshape(batch * channels, 1, -1).to(self.device), k, samples, beam)
         return Tokens(
             codes=codes, spec=spec, sample_rate=rate, num_samples=tuple(lengths), channels=channels,
             lengths=torch.tensor(frames).repeat_interleave(channels).to(codes.device),
         )
 
     @torch.no_grad()
-    def encode_frames(self, wav: Tensor, num_codebooks: int, lengths: list[int] | None = None) -> Tensor:
+    def encode_frames(
+        self, wav: Tensor, num_codebooks: int, lengths: list[int] | None = None, beam: int | None = None
+    ) -> Tensor:
         """wav (B, 1, T) at the model's rate to codes (B, k, ceil(T / frame_size)), in whole groups of the frames that
         the quantizer codes together.
 
         lengths (B,): valid samples of each row, zeros behind them. Valid frames are those that the row has alone.
+        beam: of the quantizer's search, its own by default.
         """
         if lengths is None or _indifferent(self.encoder):
-            return self._encode_together(wav, num_codebooks)
+            return self._encode_together(wav, num_codebooks, beam)
         together = self.quantizer.frame_multiple
         frames = [-(-n // (self.frame_size * together)) * together for n in lengths]
         codes = torch.zeros(wav.shape[0], num_codebooks, max(frames), dtype=torch.int64, device=wav.device)
         alike = lengths if self.encoder.ragged else [n * self.frame_size for n in frames]
         for length, rows in _groups(alike).items():
-            part = self._encode_together(wav[rows, :, :length], num_codebooks)
+            part = self._encode_together(wav[rows, :, :length], num_codebooks, beam)
             codes[rows, :, : part.shape[2]] = part
         return codes
 
-    def _encode_together(self, wav: Tensor, num_codebooks: int) -> Tensor:
-        return Encoding(self, wav.shape[0], num_codebooks).finish(wav)
+    def _encode_together(self, wav: Tensor, num_codebooks: int, beam: int | None) -> Tensor:
+        return Encoding(self, wav.shape[0], num_codebooks, beam).finish(wav)
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
@@ -283,8 +291,8 @@ class Codec(nn.Module):
             parts.append(coding.finish(latents) if last else coding.push(latents))
         return torch.cat(parts, 2)[..., : codes.shape[2] * self.output_frame_size]
 
-    def stream(self, batch_size: int = 1, num_codebooks: int | None = None) -> Stream:
-        """A live encoder and decoder for `batch_size` parallel mono signals at the model's rate.
+    def stream(self, batch_size: int = 1, num_codebooks: int | None = None, beam: int | None = None) -> Stream:
+        """A live encoder and decoder for `batch_size` parallel mono signals at the model's rate. beam: as in `encode`.
 
         Raises ValueError for a model that sees all of a signal at once (`encoder.window` or `decoder.window`): that is coded
         in windows of many seconds, which `encode` and files do, but nobody can hear live.
@@ -295,7 +303,8 @@ class Codec(nn.Module):
                 f"take a causal model: {CAUSAL}"
             )
         self.check_dtype()
-        return Stream(self, batch_size, self.codebooks_for(num_codebooks))
+        self.quantizer.check_beam(beam)
+        return Stream(self, batch_size, self.codebooks_for(num_codebooks), beam)
 
     def check(self, spec: TokenSpec) -> None:
         """Raise ValueError unless tokens of `spec` can be decoded here: the codebooks must be the very same."""

@@ -45,14 +45,14 @@ class Stream:
         lengths: (B,) int64: of the samples that `decode` or `flush_decoder` has returned last, how many are of each row.
     """
 
-    def __init__(self, model: Codec, batch_size: int, num_codebooks: int):
+    def __init__(self, model: Codec, batch_size: int, num_codebooks: int, beam: int | None = None):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: a stream carries at least one signal")
-        self.model, self.batch_size, self.num_codebooks = model, batch_size, num_codebooks
+        self.model, self.batch_size, self.num_codebooks, self.beam = model, batch_size, num_codebooks, beam
         self._restart()
 
     def _restart(self) -> None:
-        self._encoding = Cohorts(lambda rows: Encoding(self.model, rows, self.num_codebooks), self.batch_size)
+        self._encoding = Cohorts(lambda rows: Encoding(self.model, rows, self.num_codebooks, self.beam), self.batch_size)
         self._decoding = Cohorts(lambda rows: Decoding(self.model, rows), self.batch_size)
         self.lengths = torch.zeros(self.batch_size, dtype=torch.int64)
 
@@ -143,7 +143,7 @@ class Stream:
         rows = [int(row) for row in rows]
         if not rows or len(set(rows)) < len(rows) or not all(0 <= row < self.batch_size for row in rows):
             raise ValueError(f"take({rows}): name each row once, of 0 to {self.batch_size - 1}")
-        taken = Stream(self.model, len(rows), self.num_codebooks)
+        taken = Stream(self.model, len(rows), self.num_codebooks, self.beam)
         taken._encoding, taken._decoding = self._encoding.take(rows), self._decoding.take(rows)
         taken.lengths = self.lengths[rows]
         return taken
@@ -151,10 +151,10 @@ class Stream:
     def join(self, other: Stream) -> None:
         """Append copies of the rows of another stream of the same model; `batch_size` grows by theirs.
 
-        Raises ValueError for a stream of another model or another number of codebooks.
+        Raises ValueError for a stream of another model, another number of codebooks or another beam.
         """
-        if other.model is not self.model or other.num_codebooks != self.num_codebooks:
-            raise ValueError("join takes a stream of the same model and as many codebooks")
+        if other.model is not self.model or (other.num_codebooks, other.beam) != (self.num_codebooks, self.beam):
+            raise ValueError("join takes a stream of the same model, as many codebooks and the same beam")
         self._encoding.join(other._encoding)
         self._decoding.join(other._decoding)
         self.batch_size += other.batch_size
@@ -184,7 +184,7 @@ class Stream:
             if (batch_size, codebooks) != (self.batch_size, self.num_codebooks):
                 raise ValueError(f"it holds {batch_size} signals and {codebooks} codebooks, this stream has {self.batch_size} and "
                                  f"{self.num_codebooks}: make one with model.stream({batch_size}, {codebooks})")
-            fresh = Stream(self.model, self.batch_size, self.num_codebooks)
+            fresh = Stream(self.model, self.batch_size, self.num_codebooks, self.beam)
             for name, part in (("encoder", fresh._encoding), ("decoder", fresh._decoding)):
                 own = {key[len(name) + 1 :]: value for key, value in state.items() if key.startswith(f"{name}.")}
                 part.load(own, self.model.device)

@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quality = parser.add_mutually_exclusive_group()
     quality.add_argument("--codebooks", type=int, metavar="K", help="how many to keep (default: all)")
     quality.add_argument("--bitrate", type=float, metavar="KBITS", help="kbit/s of each channel, rounded down")
+    parser.add_argument("--beam", type=int, metavar="N", help="choices of codes to follow at once (1 in most models): "
+                        "more is slower and nearer to the audio; decoders do not care")
     add_device(parser)
 
 
@@ -56,7 +58,7 @@ def _file(args: argparse.Namespace) -> None:
 
     with Progress() as progress:
         result = encode_file(
-            model, args.input, output, _codebooks(model, args),
+            model, args.input, output, _codebooks(model, args), beam=args.beam,
             progress=lambda done, total: progress.update(
                 done, total, f"{duration(done)}{'' if total is None else f' of {duration(total)}'}"
             ),
@@ -82,10 +84,11 @@ def _folder(args: argparse.Namespace) -> int:
     from codec.files import encode_file
 
     spec, codebooks = model.spec, _codebooks(model, args)
+    model.quantizer.check_beam(args.beam)
     losing = []
 
     def encode(job: Job) -> float:
-        result = encode_file(model, job.source, job.target, codebooks)
+        result = encode_file(model, job.source, job.target, codebooks, beam=args.beam)
         if result.note:
             losing.append(job.source)
         return result.seconds

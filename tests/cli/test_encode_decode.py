@@ -60,6 +60,22 @@ def test_quality(run, record, model_dir):
         assert Tokens.load("a.tok").num_codebooks == codebooks
 
 
+def test_a_beam(run, refused, record, model_dir, tmp_path):
+    record()
+    model = hub.load(model_dir)
+    wav, rate = soundfile.read("a.wav", dtype="float32", always_2d=True)
+    expected = {beam: model.encode(wav.T, rate, beam=beam).codes for beam in (1, 8)}
+    for options, beam in (((), 1), (("--beam", "8"), 8)):
+        assert run("encode", "a.wav", "a.tok", "--model", model_dir, *options).code == 0
+        assert np.array_equal(Tokens.load("a.tok").codes, expected[beam])
+    (tmp_path / "in").mkdir()
+    os.replace("a.wav", "in/a.wav")
+    assert run("encode", "in", "out", "--model", model_dir, "--beam", "8").code == 0
+    assert np.array_equal(Tokens.load("out/a.tok").codes, expected[8])
+    for source, target in (("in/a.wav", "b.tok"), ("in", "b")):
+        refused("beam=0: it must be at least 1", "encode", source, target, "--model", model_dir, "--beam", "0")
+
+
 def test_quality_that_the_model_has_not(refused, record, model_dir):
     record()
     for option, value, words in (
