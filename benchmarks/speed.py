@@ -8,6 +8,7 @@ docs/benchmarks.md says what is measured and how.
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import statistics
 import sys
@@ -71,7 +72,8 @@ def gflop(function: Callable[[Any], Any], argument: Any) -> float:
     """Multiplications and additions, in 10^9. Without oneDNN an LSTM is made of products that are counted."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the TF32 of other hardware
-        with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
+        product = {torch.ops.mkldnn._linear_pointwise: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0]}  # of shapes
+        with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False, custom_mapping=product) as counter:
             function(argument)
     return counter.get_total_flops() / 1e9
 
