@@ -4,7 +4,8 @@
 
 For each layer and the mean of all: ABX errors of words, as `codec probe` counts them, on the features and on 1024 units of them
 (k-means, what one codebook could hold at best); slots of spoken commands by a bag of these units; and the share of the variance
-that lies in the one strongest dimension, on which distances hang if it is large.
+that lies in the one strongest dimension. All this twice: of features as they are, which is what squared errors and cosines of
+frames compare, and of dimensions brought to one variance, as the D axis weighs them.
 
 For the shift: how far a linear map of what a causal codec has heard (the last 8 frames of its encoder) is from the teacher's
 features of some frames ago, by the D-axis loss on recordings that the map was not fitted to. docs/semantics.md has the figures.
@@ -115,23 +116,26 @@ def main() -> None:
         parser.error(f"{args.model} has {model.frame_rate:g} frames a second at {model.sample_rate} Hz, the teacher {teacher.frame_rate:g}")
     said, asked = heard(teacher, words.recordings), heard(teacher, commands.recordings)
     inputs, width = latents(model, words.recordings), teacher.dim // len(teacher.layers)
-    print("| layer | strongest dimension | words: features | words: units | slots: bag of units | D axis at a shift of "
-          + " | of ".join(map(str, SHIFTS)) + " |\n|---|---|---|---|---|" + "---|" * len(SHIFTS))
+    print("| layer | strongest dimension | scale | words: features | words: units | slots: bag of units | D axis at a shift of "
+          + " | of ".join(map(str, SHIFTS)) + " |\n|---|---|---|---|---|---|" + "---|" * len(SHIFTS))
     names = [*map(str, teacher.layers[1:]), "mean"]
     for number, name in enumerate(names):
         part = slice(number * width, (number + 1) * width)
-        features, commanded = ([each[:, part] for each in side] for side in (said, asked))
-        variance = torch.cat(features).float().var(0)
-        quantizer, codes = units([*features, *commanded])
-        table = quantizer.decode(torch.arange(UNITS)[:, None, None]).mean(2)  # (UNITS, dim)
-        errors = [words.errors([each.float() for each in features], teacher.frame_rate),
-                  words.errors([table[each[0]] for each in codes[: len(features)]], teacher.frame_rate)]
-        accuracy, chance = slots(commands, codes[len(features) :])
+        features, commanded = ([each[:, part].float() for each in side] for side in (said, asked))
+        rows = torch.cat(features)
+        variance, middle = rows.var(0), rows.mean(0)
         shifts = [distance(inputs, features, shift) for shift in (SHIFTS if name in (names[-2], "mean") else (2,))]
-        shown = [f"{value:.3f}" for value in shifts] if len(shifts) > 1 else ["", "", f"{shifts[0]:.3f}", "", ""]
-        print(f"| {name} | {float(variance.max() / variance.sum()):.1%} | "
-              + " | ".join(f"{each.value:.1%} [{each.low:.1%}, {each.high:.1%}]" for each in errors)
-              + f" | {accuracy:.1%} | " + " | ".join(shown) + " |", flush=True)
+        losses = " | ".join([f"{value:.3f}" for value in shifts] if len(shifts) > 1 else ["", "", f"{shifts[0]:.3f}", "", ""])
+        for scale, by in (("as it is", torch.ones(width)), ("one variance", variance.sqrt())):
+            words_in, commands_in = ([(each - middle) / by for each in side] for side in (features, commanded))
+            quantizer, codes = units([*words_in, *commands_in])
+            table = quantizer.decode(torch.arange(UNITS)[:, None, None]).mean(2)  # (UNITS, dim)
+            errors = [words.errors(words_in, teacher.frame_rate),
+                      words.errors([table[each[0]] for each in codes[: len(features)]], teacher.frame_rate)]
+            accuracy, chance = slots(commands, codes[len(features) :])
+            print(f"| {name} | {float(variance.max() / variance.sum()):.1%} | {scale} | "
+                  + " | ".join(f"{each.value:.1%} [{each.low:.1%}, {each.high:.1%}]" for each in errors)
+                  + f" | {accuracy:.1%} | {losses} |", flush=True)
     print(f"{len(spoken)} recordings with words, {len(words.triplets)} comparisons; {len(commands.recordings)} commands, chance {chance:.1%}")
 
 
