@@ -165,7 +165,7 @@ def test_rows_that_are_not_there_are_refused(tiny_model, tiny_seanet):
         with pytest.raises(ValueError, match="name each row once, of 0 to 1"):
             stream.take(rows)
     for other in (tiny_seanet.stream(), tiny_model.stream(num_codebooks=3)):
-        with pytest.raises(ValueError, match="same model and as many codebooks"):
+        with pytest.raises(ValueError, match="same model, as many codebooks"):
             stream.join(other)
 
 

@@ -34,16 +34,18 @@ class Slices:
         """These layers on x (B, C, T)."""
         steps = -(-x.shape[2] // self.down)
         whole = torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing()
-        count = round(steps / self.size)  # of one size, at most half as long again: a short one would be mostly margin
-        if whole or count < 2:
+        count = round(steps / self.size)  # at most half as long again: a short one would be mostly margin
+        if whole or count < 2 or steps <= 2 * self.margin:
             return _run(layers, x)
-        size, parts = -(-steps // count), []
-        for start in range(0, steps, size):
-            left, stop = max(0, start - self.margin), start + size
-            right = None if stop + self.margin >= steps else (stop + self.margin) * self.down
-            y = _run(layers, x[..., left * self.down : right].clone())  # layers may write over their input
-            end = None if stop >= steps else (stop - left) * self.up
-            parts.append(y[..., (start - left) * self.up : end].mT)
+        # All of one size with their margins, the last one, too: memory is then taken again as it was left.
+        size, parts, done = -(-(steps + 2 * self.margin * (count - 1)) // count), [], 0
+        for index in range(count):
+            left = min(index * (size - 2 * self.margin), steps - size)
+            last = index == count - 1
+            y = _run(layers, x[..., left * self.down : None if last else (left + size) * self.down].clone())  # may be written over
+            stop = steps if last else left + size - self.margin
+            parts.append(y[..., (done - left) * self.up : None if last else (stop - left) * self.up].mT)
+            done = stop
         return torch.cat(parts, 1).mT  # the channels of a moment stay side by side
 
 
