@@ -1,14 +1,15 @@
-"""Which layer of a speech teacher, and how many frames late? Probes of the teacher's own features, before a codec is trained.
+"""Which layer of a speech teacher, and how many frames late? Probes of its own features, before a codec is trained.
 
     python benchmarks/teacher_layers.py --teacher whisper-base/ --data speech/ --transcripts transcripts.jsonl
 
-For each layer and the mean of all: ABX errors of words, as `codec probe` counts them, on the features and on 1024 units of them
-(k-means, what one codebook could hold at best); slots of spoken commands by a bag of these units; and the share of the variance
-that lies in the one strongest dimension. All this twice: of features as they are, which is what squared errors and cosines of
-frames compare, and of dimensions brought to one variance, as the D axis weighs them.
+For each layer and the mean of all: ABX errors of words, as `codec probe` counts them, on the features and on 1024 units
+of them (k-means, what one codebook could hold at best); slots of spoken commands by a bag of these units; and the share
+of the variance that lies in the one strongest dimension. All this twice: of features as they are, which is what squared
+errors and cosines of frames compare, and of dimensions brought to one variance, as the D axis weighs them.
 
-For the shift: how far a linear map of what a causal codec has heard (the last 8 frames of its encoder) is from the teacher's
-features of some frames ago, by the D-axis loss on recordings that the map was not fitted to. docs/semantics.md has the figures.
+For the shift: how far a linear map of what a causal codec has heard (the last 8 frames of its encoder) is from the
+teacher's features of some frames ago, by the D-axis loss on recordings that the map was not fitted to.
+docs/semantics.md has the figures.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ RIDGE = 1e-3  # of the inputs' power
 
 
 def every_layer(name: str) -> ModelTeacher:
-    """A teacher whose features are those of all layers from the first on, side by side, then their mean with layer 0."""
+    """A teacher whose features are those of all layers from the first on, side by side, then their mean with the 0th."""
     teacher = load_teacher(name, layer="mean", bfloat16=True)
     teacher._choose = lambda states: torch.cat([*states[1:], sum(states) / len(states)], -1).float()
     teacher.dim *= len(teacher.layers)
@@ -95,7 +96,8 @@ def distance(inputs: Sequence[Tensor], features: Sequence[Tensor], shift: int) -
               for a, b in tested for start in range(0, len(b) - PIECE + 1, PIECE)]
     student, target = (torch.stack(side) for side in zip(*pieces))
     # less the mean over time, so that what is constant is no agreement
-    return d_axis_distillation_loss(student - student.mean(1, keepdim=True), target - target.mean(1, keepdim=True)).item()
+    student, target = (side - side.mean(1, keepdim=True) for side in (student, target))
+    return d_axis_distillation_loss(student, target).item()
 
 
 def main() -> None:
@@ -113,11 +115,12 @@ def main() -> None:
     words, commands = Words(spoken, texts), Slots([each for each in found if each.slots is not None][: args.commands])
     teacher, model = every_layer(args.teacher), codec.load(args.model)
     if (teacher.frame_rate, RATE) != (model.frame_rate, model.sample_rate):
-        parser.error(f"{args.model} has {model.frame_rate:g} frames a second at {model.sample_rate} Hz, the teacher {teacher.frame_rate:g}")
+        parser.error(f"{args.model} has {model.frame_rate:g} frames a second at {model.sample_rate} Hz, the teacher "
+                     f"{teacher.frame_rate:g} at {RATE}")
     said, asked = heard(teacher, words.recordings), heard(teacher, commands.recordings)
     inputs, width = latents(model, words.recordings), teacher.dim // len(teacher.layers)
-    print("| layer | strongest dimension | scale | words: features | words: units | slots: bag of units | D axis at a shift of "
-          + " | of ".join(map(str, SHIFTS)) + " |\n|---|---|---|---|---|---|" + "---|" * len(SHIFTS))
+    print("| layer | strongest dimension | scale | words: features | words: units | slots: bag of units | "
+          "D axis at a shift of " + " | of ".join(map(str, SHIFTS)) + " |\n|---|---|---|---|---|---|" + "---|" * len(SHIFTS))
     names = [*map(str, teacher.layers[1:]), "mean"]
     for number, name in enumerate(names):
         part = slice(number * width, (number + 1) * width)
@@ -125,7 +128,8 @@ def main() -> None:
         rows = torch.cat(features)
         variance, middle = rows.var(0), rows.mean(0)
         shifts = [distance(inputs, features, shift) for shift in (SHIFTS if name in (names[-2], "mean") else (2,))]
-        losses = " | ".join([f"{value:.3f}" for value in shifts] if len(shifts) > 1 else ["", "", f"{shifts[0]:.3f}", "", ""])
+        shown = [f"{value:.3f}" for value in shifts]
+        losses = " | ".join(shown if len(shown) > 1 else ["", "", *shown, "", ""])
         for scale, by in (("as it is", torch.ones(width)), ("one variance", variance.sqrt())):
             words_in, commands_in = ([(each - middle) / by for each in side] for side in (features, commanded))
             quantizer, codes = units([*words_in, *commands_in])
@@ -136,7 +140,8 @@ def main() -> None:
             print(f"| {name} | {float(variance.max() / variance.sum()):.1%} | {scale} | "
                   + " | ".join(f"{each.value:.1%} [{each.low:.1%}, {each.high:.1%}]" for each in errors)
                   + f" | {accuracy:.1%} | {losses} |", flush=True)
-    print(f"{len(spoken)} recordings with words, {len(words.triplets)} comparisons; {len(commands.recordings)} commands, chance {chance:.1%}")
+    print(f"{len(spoken)} recordings with words, {len(words.triplets)} comparisons; {len(commands.recordings)} commands, "
+          f"chance {chance:.1%}")
 
 
 if __name__ == "__main__":
