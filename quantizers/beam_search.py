@@ -2,14 +2,15 @@
 continued with every vector of the next codebook, and the `beam` best of these go on. A beam of 1 is the greedy search.
 
 Of a choice is kept what it leaves of x, and its gain, by how much it lowers half of the squared error:
-|x|^2 / 2 - |x - sum of vectors|^2 / 2. A vector v gains r.v - |v|^2 / 2 more of what is left, r. One matrix product scores all
-vectors for all choices of many frames, so that a search costs about `beam` times a greedy one.
+|x|^2 / 2 - |x - sum of vectors|^2 / 2. A vector v gains r.v - |v|^2 / 2 more of what is left, r. One matrix product
+scores all vectors for all choices of many frames, so that a search costs about `beam` times a greedy one.
 
-Even so, what codes decode to is not always searched back to the same codes: these may fall out of the beam on their way.
-Therefore the best choices of the end are decoded and searched again, one after the other, and the first that comes back is
-taken (`settled`). Where none of `TRIES` does, what the best one is searched back to is tried, and so on. So codes survive
-decoding and encoding; it takes a bit more than the time of a second search, and makes the error a few percent larger. Of
-codebooks that hold a code for several frames this would make it much larger: there the choices of the end are all.
+Even so, what codes decode to is not always searched back to the same codes: these may fall out of the beam on their
+way. Therefore the best choices of the end are decoded and searched again, one after the other, and the first that comes
+back is taken (`settled`). Where none of `TRIES` does, what the best one is searched back to is tried, and so on. So codes
+survive decoding and encoding; it takes a bit more than the time of a second search, and makes the error a few percent
+larger. Of codebooks that hold a code for several frames this would make it much larger: there the choices of the end are
+all.
 
 Frames do not see each other: one alone has the codes that it has among many.
 """
@@ -68,14 +69,14 @@ def encode(
 ) -> Tensor:
     """latents (B, dim, T) to codes (B, K, T), which add up the tables' vectors.
 
-    strides: frames that a code of each table holds for, each a multiple of the next; a group of as many frames as the first
-    says is searched as a whole. decode: codes (N, K, n) to latents (N, dim, n). middle (dim,): what the tables leave out of
-    the sum.
+    strides: frames that a code of each table holds for, each a multiple of the next; a group of as many frames as the
+    first says is searched as a whole. decode: codes (N, K, n) to latents (N, dim, n). middle (dim,): what the tables leave
+    out of the sum.
     """
     frames, group = latents.shape[2], strides[0]
     codes = torch.zeros(latents.shape[0], len(tables), frames, dtype=torch.int64, device=latents.device)
     whole = frames // group * group
-    for start, stop, length in ((0, whole, group), (whole, frames, frames - whole)):  # at the end a group may be shorter
+    for start, stop, length in ((0, whole, group), (whole, frames, frames - whole)):  # the last group may be shorter
         if start < stop:
             part = latents[..., start:stop]
             codes[..., start:stop] = _encode_groups(part, length, tables, strides, beam, decode, middle)
@@ -102,8 +103,8 @@ def _encode_groups(
 
 
 def settled(rows: Tensor, propose: Propose, restore: Restore, further: int = TRIES) -> Tensor:
-    """rows (N, ...) to codes (N, codes) that, restored, are proposed first again: the first such choice, or else the first
-    such among the `further` that the first choice leads to; the first choice where there is none."""
+    """rows (N, ...) to codes (N, codes) that, restored, are proposed first again: the first such choice, or else the
+    first such among the `further` that the first choice leads to; the first choice where there is none."""
     return torch.cat([_settled(chunk, propose, restore, further) for chunk in rows.split(CHUNK)])
 
 
@@ -151,7 +152,7 @@ def _search(rows: Tensor, turns: Sequence[Turn], beam: int) -> Tensor:
 def _gains(left: Tensor, table: Table) -> Tensor:
     """left (N, choices, frames, width) to what each of the vectors gains on these frames (N * choices, size)."""
     total = left[:, :, 0]
-    for frame in range(1, left.shape[2]):  # one by one: the order of a sum over a dimension may depend on the others' length
+    for frame in range(1, left.shape[2]):  # one by one: the order of a sum may depend on the other dimensions
         total = total + left[:, :, frame]
     total, half_norms = total.flatten(0, 1), -left.shape[2] * table.half_norms
     if table.inward is None:
@@ -162,7 +163,7 @@ def _gains(left: Tensor, table: Table) -> Tensor:
 def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest of each row (N, L), the largest first, and where they are.
 
-    They lie in at most `count` columns of the row folded to a matrix, those with the largest peaks: only these are sorted.
+    They lie in at most `count` columns of the row folded to a matrix, those with the largest peaks: the rest is not sorted.
     """
     rows, length = values.shape
     folds = 2 ** round(0.5 * math.log2(length / count))  # about as many peaks as numbers in these columns

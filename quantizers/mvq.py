@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quantizers import beam_search
 from quantizers.base import QuantizerOutput, straight_through, usage_stats
 from quantizers.beam_search import check_beam
 from quantizers.codebook import CodebookTrainer, mean_square, power_of, spread
@@ -52,14 +53,17 @@ class MultiCodebookVQ(DataStartedQuantizer):
         start: where refinement starts: "beam" from a beam search through the codebooks in turn, "predicted" from a
             linear classifier of the latents, as in the source of the method, which `forward` trains and `fit_mvq` fits.
             The beam's codes are better for the same time.
-        beam: width of that search; wider is slower and better. Training takes 8 at most.
+        beam: with one stage the width of that search, 48 by default: wider is slower and better; training takes 8 at
+            most. With several it is 1 by default: each is searched in turn, from a beam of 48. Above 1, that many choices
+            are followed through the codebooks of all (`beam_search`): from 8 on the error is smaller, and codes survive
+            decoding and encoding again, but the first stages alone decode worse.
         decay: of the moving averages that train the codebooks.
         kmeans_iters: iterations of k-means from which they start.
     """
 
     def __init__(
         self, dim: int, num_codebooks: int = 8, codebook_size: int = 256, stages: tuple[int, ...] | None = None,
-        rounds: int = 5, start: str = "beam", beam: int = BEAM, decay: float = 0.99, kmeans_iters: int = 10,
+        rounds: int = 5, start: str = "beam", beam: int | None = None, decay: float = 0.99, kmeans_iters: int = 10,
     ) -> None:
         super().__init__(dim, (codebook_size,) * num_codebooks)
         sizes = (num_codebooks,) if stages is None else tuple(stages)
@@ -78,6 +82,8 @@ class MultiCodebookVQ(DataStartedQuantizer):
             raise ValueError(f"decay={decay} is outside [0, 1): 0.99 averages over about 100 steps")
         if kmeans_iters < 1:
             raise ValueError(f"kmeans_iters={kmeans_iters}: at least 1 is needed")
+        if beam is None:
+            beam = BEAM if len(sizes) == 1 else 1
         self.codebook_size, self.rounds, self.start, self.beam = codebook_size, rounds, start, check_beam(beam)
         self.decay, self.kmeans_iters = decay, kmeans_iters
         ends = list(itertools.accumulate(sizes))
@@ -131,9 +137,14 @@ class MultiCodebookVQ(DataStartedQuantizer):
 
     def _encode_by_beam(self, latents: Tensor, k: int, beam: int) -> Tensor:
         batch, dim, frames = latents.shape
+        stages = self.stages[: self.counts.index(k) + 1]
+        if len(stages) > 1 and beam > 1:
+            books = self.codebooks[:k].float()
+            tables = [beam_search.Table(*table) for table in zip(books, 0.5 * books.square().sum(2))]
+            return beam_search.encode(latents, tables, self.strides[:k], beam, self._decode, self.mean)
         left = latents.mT.reshape(batch * frames, dim) - self.mean
         codes = []
-        for stage in self.stages[: self.counts.index(k) + 1]:
+        for stage in stages:
             found = self._find(stage, left, beam)
             left = left - self._vectors(stage, found)
             codes.append(found)
@@ -148,12 +159,17 @@ class MultiCodebookVQ(DataStartedQuantizer):
     def _search(self, stage: Stage) -> JointSearch:
         return self._searches.of(stage.index, self.codebooks[stage.first : stage.last].float())
 
+    def _width(self, beam: int) -> int:
+        """Of the beam that the joint search of a stage starts from."""
+        return beam if len(self.stages) == 1 else BEAM
+
     def _find(self, stage: Stage, left: Tensor, beam: int) -> Tensor:
-        return self._look_up(stage, left, self.rounds, beam if self.rounds else 1, self.start)
+        return self._look_up(stage, left, self.rounds, self._width(beam) if self.rounds else 1, self.start)
 
     def _find_roughly(self, stage: Stage, left: Tensor) -> Tensor:
         """What training makes do with."""
-        return self._look_up(stage, left, int(torch.randint(1, 3, ())), min(self.beam, TRAINING_BEAM), self.start)
+        width = min(self._width(self.beam), TRAINING_BEAM)
+        return self._look_up(stage, left, int(torch.randint(1, 3, ())), width, self.start)
 
     @torch.no_grad()
     def _look_up(self, stage: Stage, left: Tensor, rounds: int, beam: int, start: str) -> Tensor:
@@ -214,7 +230,7 @@ class MultiCodebookVQ(DataStartedQuantizer):
             codes = [nearest(block, self.codebooks[index]) for block in left.split(BLOCK_FRAMES)]
             left = left - self.codebooks[index][torch.cat(codes)]
         if self.start == "predicted":
-            self.fit_predictor(stage, rows, self._look_up(stage, rows, self.rounds, self.beam, "beam"))
+            self.fit_predictor(stage, rows, self._look_up(stage, rows, self.rounds, self._width(self.beam), "beam"))
 
     @torch.no_grad()
     def fit_predictor(self, stage: Stage, rows: Tensor, codes: Tensor) -> None:

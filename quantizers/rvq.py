@@ -21,7 +21,8 @@ class ResidualVQ(CodebookQuantizer):
         decay: of the moving averages that train the codebooks.
         gradient: how it reaches the latents: "straight_through" unchanged, "rotation" turned as the latents are to the
             quantized ones (Fifty et al. 2024, https://arxiv.org/abs/2410.06424).
-        beam: width of the search in encoding (`beam_search`): 1 is greedy, wider is better and slower. Training is greedy.
+        beam: width of the search in encoding (`beam_search`): 1 is greedy, wider is better and slower. Training is
+            greedy.
     """
 
     def __init__(

@@ -31,7 +31,8 @@ class SimVQ(Quantizer):
     Args:
         dim: width of the latents.
         num_codebooks, codebook_size: K and the number of vectors in each.
-        beam: width of the search in encoding (`beam_search`): 1 is greedy, wider is better and slower. Training is greedy.
+        beam: width of the search in encoding (`beam_search`): 1 is greedy, wider is better and slower. Training is
+            greedy.
     """
 
     def __init__(self, dim: int, num_codebooks: int = 1, codebook_size: int = 1024, beam: int = 1) -> None:

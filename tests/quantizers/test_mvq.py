@@ -157,6 +157,26 @@ def test_stages_nest():
         quantizer.encode(latents, 4)
 
 
+def test_stages_are_searched_in_turn_unless_a_beam_goes_through_all():
+    quantizer, _ = make_training(books=8, stages=(3, 3, 2))
+    quantizer.eval()
+    latents = torch.randn(1, 6, 300)
+    left, in_turn = latents[0].T - quantizer.mean, []
+    for first, last in ((0, 3), (3, 6), (6, 8)):
+        search = JointSearch(quantizer.codebooks[first:last])
+        unary = search.unary(left)
+        in_turn.append(search.refine(unary, search.start(unary, 48), 5))
+        left = left - sum(quantizer.codebooks[first + n][in_turn[-1][:, n]] for n in range(last - first))
+    codes = quantizer.encode(latents)
+    assert quantizer.beam == 1 and torch.equal(codes[0].T, torch.cat(in_turn, 1))
+    assert torch.equal(quantizer.encode(latents, 3, beam=16), codes[:, :3])  # of one stage the search is the best there is
+    through = quantizer.encode(latents, beam=16)
+    nearer = (quantizer.decode(through) - latents).square().mean()
+    assert nearer < 0.9 * (quantizer.decode(codes) - latents).square().mean()
+    assert (quantizer.encode(quantizer.decode(through), beam=16) == through).float().mean() > 0.99
+    assert make().beam == 48  # one stage
+
+
 def test_more_rounds_are_no_worse():
     quantizer, _ = make_training(dim=16, books=8, size=32)
     quantizer.eval().beam = 1
