@@ -155,7 +155,7 @@ class Encoding(Rows):
 
     def __init__(self, model, batch_size: int, num_codebooks: int, beam: int | None = None):
         self.batch_size = batch_size
-        self._quantizer, self._k, self._beam = model.quantizer, num_codebooks, beam
+        self._quantizer, self.num_codebooks, self._beam = model.quantizer, num_codebooks, beam
         self._group = model.frame_size * model.quantizer.frame_multiple
         self._samples = 0  # of frames that the quantizer codes together and that are not all there
         self._run = run_over(model.encoder, model.frame_size, 1)
@@ -165,14 +165,14 @@ class Encoding(Rows):
 
     def push(self, wav: Tensor) -> Tensor:
         self._samples = (self._samples + wav.shape[2]) % self._group
-        return torch.cat([self._empty(self._k), *(self._quantize(latents) for latents in self._run.push(wav))], 2)
+        return torch.cat([self._empty(self.num_codebooks), *(self._quantize(latents) for latents in self._run.push(wav))], 2)
 
     def finish(self, wav: Tensor | None = None) -> Tensor:
         wav = self._empty(1).float() if wav is None else wav
         if self._quantizer.frame_multiple > 1:
             wav = F.pad(wav, (0, -(self._samples + wav.shape[2]) % self._group))
         self._samples = 0
-        return torch.cat([self._empty(self._k), *(self._quantize(latents) for latents in self._run.finish(wav))], 2)
+        return torch.cat([self._empty(self.num_codebooks), *(self._quantize(latents) for latents in self._run.finish(wav))], 2)
 
     def _empty(self, channels: int) -> Tensor:
         return torch.zeros(self.batch_size, channels, 0, dtype=torch.int64, device=self._device)
@@ -184,7 +184,7 @@ class Encoding(Rows):
             whole = latents.shape[2] // multiple * multiple
             self._latents = latents[..., whole:].clone() if whole < latents.shape[2] else None
             latents = latents[..., :whole]
-        return self._quantizer.encode(latents, self._k, self._beam)
+        return self._quantizer.encode(latents, self.num_codebooks, self._beam)
 
 
 class Decoding(Rows):

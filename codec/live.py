@@ -66,7 +66,7 @@ def encode_live(
             data = rest + data
             whole = len(data) // dtype.itemsize * dtype.itemsize
             rest = data[whole:]
-            wav = _floats(np.frombuffer(data[:whole], dtype))
+            wav = pcm_floats(np.frombuffer(data[:whole], dtype))[None]
             samples += wav.shape[1]
             write(stream.encode(torch.from_numpy(resampler.process(wav))[None]))
         write(stream.encode(torch.from_numpy(resampler.flush())[None]))
@@ -106,7 +106,7 @@ def decode_live(
                     wav = np.pad(wav, ((0, 0), (0, max(0, reader.num_samples - written - wav.shape[1]))))
                 written += wav.shape[1]
                 if wav.shape[1]:
-                    output.write(_bytes(wav, FORMATS[format]))
+                    output.write(pcm_bytes(wav, FORMATS[format]))
                     output.flush()
 
             error = None
@@ -129,13 +129,14 @@ def decode_live(
     return LiveReport(reader.sample_rate, written, frames)
 
 
-def _floats(samples: np.ndarray) -> np.ndarray:
-    """Samples (n,) of a format as floats (1, n), full scale at 1."""
-    wav = samples.astype(np.float32)[None]
+def pcm_floats(samples: np.ndarray) -> np.ndarray:
+    """Samples of a format as float32, full scale at 1."""
+    wav = samples.astype(np.float32)
     return wav / 32768 if samples.dtype.kind == "i" else wav
 
 
-def _bytes(wav: np.ndarray, dtype: np.dtype) -> bytes:
+def pcm_bytes(wav: np.ndarray, dtype: np.dtype) -> bytes:
+    """Floats as samples of a format; what lies beyond full scale is clipped in whole numbers."""
     if dtype.kind == "i":
         wav = np.clip(np.rint(wav * 32768.0), -32768, 32767)
     return wav.astype(dtype).tobytes()
