@@ -1,0 +1,54 @@
+"""Metrics by name. Each says its unit, which way is better, where it is defined, its licence, and what installs it.
+
+    from codec.evaluation import metrics
+    for metric in metrics.METRICS.values(): print(metric.name, metric.unit, metric.missing())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from codec.evaluation.metrics.base import HIGHER, LOWER, Coded, Judge, Metric, MetricError, Options, Unjudged  # noqa: F401
+from codec.evaluation.metrics.signal import SiSdr, Spectra
+from codec.evaluation.metrics.speech import Estoi, NarrowPesq, Stoi, WidePesq
+
+JUDGES: tuple[type[Judge], ...] = (WidePesq, NarrowPesq, Stoi, Estoi, SiSdr, Spectra)
+METRICS: dict[str, Metric] = {metric.name: metric for judge in JUDGES for metric in judge.metrics}
+DEFAULT = ("pesq-wb", "stoi", "estoi", "si-sdr", "mel")
+SHORT = {"pesq": ("pesq-wb",), "f0": ("f0-error", "voicing-error")}
+
+
+def resolve(names: Iterable[str]) -> list[Metric]:
+    """Metrics by their names, or those that a short name stands for (`pesq`, `all`), each once. Raises MetricError."""
+    found: dict[str, Metric] = {}
+    for name in names:
+        chosen = tuple(METRICS) if name == "all" else SHORT.get(name, (name,))
+        for each in chosen:
+            if each not in METRICS:
+                raise MetricError(f"there is no metric {name!r}: there are {', '.join(METRICS)}, or all")
+            found[each] = METRICS[each]
+    if not found:
+        raise MetricError(f"no metric is named: there are {', '.join(METRICS)}, or all")
+    return list(found.values())
+
+
+def judges(wanted: Iterable[str], options: Options) -> list[Judge]:
+    """What computes these metrics, each built once. Raises MetricError where files are missing."""
+    wanted = set(wanted)
+    return [judge(options) for judge in JUDGES if wanted & {metric.name for metric in judge.metrics}]
+
+
+def check(name: str, options: Options) -> None:
+    """Raises MetricError where a metric lacks something that `options` must name. Nothing is loaded."""
+    for judge in JUDGES:
+        if hasattr(judge, "check") and name in {metric.name for metric in judge.metrics}:
+            judge.check(options)
+
+
+def table() -> str:
+    """All metrics as Markdown."""
+    lines = ["| metric | | unit | better | source | licence | needs |", "|---|---|---|---|---|---|---|"]
+    for metric in METRICS.values():
+        needs = f"{metric.install} (missing)" if metric.missing() else metric.install
+        lines.append(f"| {metric.name} | {metric.title} | {metric.unit} | {metric.better} | {metric.source} | {metric.licence} | {needs} |")
+    return "\n".join(lines)

@@ -1,0 +1,62 @@
+"""The files of a report: results.csv, results.parquet, report.json, report.html."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from codec.evaluation.metrics import Metric
+from codec.evaluation.sweep import summary, tables
+from codec.evaluation.sweep.cells import Cell
+
+VERSION = 1
+NAME = "report.json"
+
+
+class ReportError(ValueError):
+    """A file that is no report; one line that says why and how to mend it."""
+
+
+def write(
+    out: Path, table: Sequence[Cell], wanted: Sequence[Metric], settings: dict[str, Any], left_out: list[dict[str, str]],
+    notes: list[str], heard: Sequence[str], old: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Write all of them; gives what is in report.json."""
+    names = [metric.name for metric in wanted]
+    groups = summary.grouped(table)
+    files = list(dict.fromkeys(cell.file for cell in table))
+    resamples = summary.Resamples(files)
+    content: dict[str, Any] = {
+        "version": VERSION, "settings": settings, "metrics": {metric.name: _facts(metric) for metric in wanted},
+        "cells": summary.rows(groups, names, resamples), "failures": summary.failures(groups, names), "left_out": left_out,
+        "notes": notes,
+    }
+    remedy = tables.write(out, list(tables.long(groups, names, {})))
+    if remedy:
+        notes.append(f"results.parquet is left out: {remedy}")
+    tables.put(out / NAME, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    return content
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A report.json, or that of a folder. Raises ReportError for anything else."""
+    path = Path(path)
+    path = path / NAME if path.is_dir() else path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["version"] != VERSION or not isinstance(content["cells"], list):
+            raise ReportError(f"{path} is of version {content['version']}, this program reads {VERSION}: sweep again")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ReportError):
+            raise
+        raise ReportError(f"{path} is no report of a sweep ({error}): name a report.json that `codec sweep` wrote") from None
+    return content | {"folder": str(path.parent)}
+
+
+def _facts(metric: Metric) -> dict[str, Any]:
+    kept = ("title", "unit", "better", "source", "licence", "level", "digits")
+    return {key: value for key, value in asdict(metric).items() if key in kept}

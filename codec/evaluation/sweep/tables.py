@@ -1,0 +1,72 @@
+"""The long table of all results: file, model, bitrate, metric, value."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from codec.atomic import Output
+from codec.evaluation.metrics import METRICS
+from codec.evaluation.sweep.summary import Group
+
+COLUMNS = ("file", "model", "bitrate", "metric", "value")
+ALL = "*"  # the file of figures that are of all recordings together
+PARQUET = 'pip install "neural-codec-toolkit[eval]"'
+
+
+def long(groups: Sequence[Group], names: Sequence[str], together: dict[tuple[str, str], dict[str, float]]) -> Iterator[tuple]:
+    """Rows (file, model, bitrate, metric, value).
+
+    bitrate: actual bit/s of the model at this setting over all recordings, the same in all of its rows; the `bitrate` metric
+    has that of each recording. Metrics whose mean is weighted have their weights as `NAME:weight`. together: (model,
+    setting) -> figures of all recordings together, whose file is `*`.
+    """
+    for group in groups:
+        rate = round(group.bitrate, 2)
+        for file, cell in group.cells.items():
+            if cell.error:
+                continue
+            yield file, group.system, rate, "bitrate", cell.bits / cell.seconds
+            for name in names:
+                if name in cell.values:
+                    value, weight = cell.values[name]
+                    yield file, group.system, rate, name, value
+                    if METRICS[name].weighted:
+                        yield file, group.system, rate, f"{name}:weight", weight
+        for name, value in together.get((group.system, group.setting), {}).items():
+            yield ALL, group.system, rate, name, value
+
+
+def write(out: Path, rows: Sequence[tuple]) -> str:
+    """Write results.csv and, with pyarrow, results.parquet. Returns what is missing for the second, empty for nothing."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    table.writerows((file, model, f"{rate:g}" if rate == int(rate) else rate, metric, repr(value))
+                    for file, model, rate, metric, value in rows)
+    put(out / "results.csv", text.getvalue().encode())
+    if importlib.util.find_spec("pyarrow") is None:
+        return PARQUET
+    import pyarrow
+    from pyarrow import parquet
+
+    kinds = (pyarrow.string(), pyarrow.string(), pyarrow.float64(), pyarrow.string(), pyarrow.float64())
+    columns = list(zip(*rows)) or [()] * len(COLUMNS)
+    table = pyarrow.table({name: pyarrow.array(column, kind) for name, column, kind in zip(COLUMNS, columns, kinds)})
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer, compression="zstd")
+    put(out / "results.parquet", buffer.getvalue())
+    return ""
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises WriteError."""
+    file = Output(path)
+    try:
+        file.write(content)
+        file.commit()
+    finally:
+        file.discard()

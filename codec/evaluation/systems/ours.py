@@ -1,0 +1,79 @@
+"""Models that `codec.load` reads: those in the box, folders, hub ids, and the checkpoints of a training folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from codec.evaluation.metrics.base import Coded
+from codec.evaluation.sound import Sound
+from codec.evaluation.systems.base import Clock, Setting, SystemsError, nearest
+
+CONFIG = "config.json"
+LAST, BEST = "model", "best"  # folders that training writes
+CHECKPOINTS = "checkpoints"
+
+
+class Ours:
+    """A model. A recording is encoded once with all codebooks, and each setting decodes the first k of them; the time of
+    encoding is that of all."""
+
+    def __init__(self, source: str, name: str):
+        self.source, self.name = source, name
+        self._loaded = self._last = None
+
+    @property
+    def model(self):
+        if self._loaded is None:
+            from codec import hub
+
+            self._loaded = hub.load(self.source)
+            self._loaded.decode(self._loaded.encode(np.zeros(self._loaded.sample_rate // 2, np.float32)))  # warm
+        return self._loaded
+
+    @property
+    def key(self) -> str:
+        return f"{self.model.spec.fingerprint}-{self.model.spec.decoder_fingerprint}"
+
+    def missing(self) -> str:
+        return ""
+
+    def settings(self, wanted: Sequence[float] | None) -> list[Setting]:
+        return nearest([Setting(f"k={k}", self.model.bitrate(k)) for k in self.model.quantizer.counts], wanted)
+
+    def code(self, sound: Sound, setting: Setting) -> Coded:
+        model, k = self.model, int(setting.name.removeprefix("k="))
+        encoding, decoding = Clock(), Clock()
+        if self._last is None or self._last[0] is not sound:
+            with encoding.running():
+                tokens = model.encode(sound.wav, sound.rate)
+            self._last = sound, tokens, encoding.seconds
+        _, tokens, seconds = self._last
+        with decoding.running():
+            decoded = model.decode(tokens.truncate(k))[0, 0].numpy()
+        codes = tokens.codes[0].numpy()  # (K, frames)
+        return Coded(
+            Sound(decoded, sound.rate), codes.shape[1] * model.quantizer.bits_per_frame(k), seconds, decoding.seconds,
+            codes=codes[:k], sizes=tuple(model.codebook_sizes[:k]), frame_seconds=1 / model.frame_rate,
+            recode=lambda wav: model.encode(wav, sound.rate, num_codebooks=k).codes[0].numpy(),
+        )
+
+
+def checkpoints(folder: Path, which: Sequence[str]) -> dict[str, str]:
+    """Name -> folder of the models of a training folder, in the order of their steps, then last and best; only those named by
+    `which` where that is not empty. Raises SystemsError."""
+    found = {path.name: path for path in sorted((folder / CHECKPOINTS).glob("*")) if (path / CONFIG).is_file()}
+    found |= {name: folder / sub for name, sub in (("last", LAST), ("best", BEST)) if (folder / sub / CONFIG).is_file()}
+    absent = [name for name in which if name not in found]
+    if absent:
+        raise SystemsError(f"{folder} has no checkpoint {absent[0]!r}: it has {', '.join(found) or 'none yet'}")
+    return {f"{folder.name}/{name}": str(path) for name, path in found.items() if not which or name in which}
+
+
+def is_training(folder: Path) -> bool:
+    """Whether it is a folder that `codec train` writes: no model itself, but models in it."""
+    return folder.is_dir() and not (folder / CONFIG).is_file() and any(
+        (folder / sub / CONFIG).is_file() for sub in (LAST, BEST)
+    )
