@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec.backbones.base import Network
 from codec.rows import Rows
 
 BLOCK_FRAMES = 500  # networks run over long audio in blocks of at most this many frames: constant memory
@@ -145,6 +146,12 @@ def run_over(network: nn.Module, unit: int, out: int) -> Run:
     if network.window is not None:
         return Windows(network, unit, out)
     return Causal(network, unit) if network.context is None else WithContext(network, unit, out)
+
+
+def push_frames(network: Network) -> int:
+    """Frames of a long signal to push at once: whole blocks of the network."""
+    block = min(BLOCK_FRAMES, network.block_frames)
+    return BLOCK_FRAMES // block * block
 
 
 class Encoding(Rows):

@@ -19,7 +19,8 @@ import torch
 from codec.audio import AudioReader, AudioWriter, LostBand, Resampler
 from codec.config import ConfigError
 from codec.container import TokReader, TokWriter
-from codec.model import BLOCK_FRAMES, Codec
+from codec.coding import push_frames
+from codec.model import Codec
 from codec.stream import Stream
 from codec.tokens import TokenSpec, frames_for
 
@@ -117,7 +118,7 @@ def encode_file(
 
         with TokWriter(target, model.spec, k, rate, channels) as writer, \
                 Stream(model, channels, k, beam) as stream:
-            for block in cut(at_model_rate(), BLOCK_FRAMES * model.frame_size):
+            for block in cut(at_model_rate(), push_frames(model.encoder) * model.frame_size):
                 codes = stream.encode(torch.from_numpy(block).unsqueeze(1))  # (channels, K, m)
                 writer.write(codes)
                 frames += codes.shape[2]
@@ -192,7 +193,7 @@ def decoded(model: Codec, reader: TokReader) -> Iterator[np.ndarray]:
 
     model.check_dtype()
     with Stream(model, reader.channels, model.num_codebooks) as stream:
-        for codes in cut((codes for _, codes in reader.blocks()), BLOCK_FRAMES):
+        for codes in cut((codes for _, codes in reader.blocks()), push_frames(model.decoder)):
             held = hold(stream.decode(torch.from_numpy(codes)))
             ready = max(0, held.shape[1] - last)
             yield held[:, :ready]

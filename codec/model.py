@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from codec.backbones import build_decoder, build_encoder
 from codec.backbones.base import Network
 from codec.backbones.fused import FusedEncoder
 from codec.config import CodecConfig, ConfigError
-from codec.coding import BLOCK_FRAMES, Decoding, Encoding
+from codec.coding import Decoding, Encoding, push_frames
 from codec.stream import Stream, as_samples
 from codec.tokens import Tokens, TokenSpec, frames_for
 
@@ -107,7 +108,7 @@ class Codec(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.encoder.parameters()).device
+        return next(weight.device for weight in self.parameters() if not weight.is_meta)  # of what was not released
 
     def bitrate(self, num_codebooks: int | None = None) -> float:
         """Nominal bit/s of one channel coded with that many codebooks."""
@@ -137,11 +138,8 @@ class Codec(nn.Module):
     @property
     def spec(self) -> TokenSpec:
         """What tokens of this model carry with them. Weights are hashed again only after they have changed."""
-        encoder = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
-        decoder = self.decoder.state_dict()
-        codebooks = self.quantizer.inference_state()
-        weights = [*encoder.values(), *decoder.values(), *codebooks.values()]
-        versions = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
+        encoder, decoder, codebooks = self._weights()
+        versions = self._versions()
         if self._spec is None or self._spec[0] != versions:
             self._spec = versions, TokenSpec(
                 name=self.config.name, sample_rate=self.sample_rate, frame_size=self.frame_size,
@@ -151,13 +149,30 @@ class Codec(nn.Module):
             )
         return self._spec[1]
 
+    def _weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        encoder = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
+        return encoder, self.decoder.state_dict(), self.quantizer.inference_state()
+
+    def _versions(self) -> list[tuple[int, int]]:
+        weights = [weight for part in self._weights() for weight in part.values()]
+        return [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
+
+    def release(self, part: str) -> None:
+        """Give the weights of the "encoder" or the "decoder" back, for a process that only decodes or only encodes: up to half
+        of the memory. Tokens still carry both fingerprints. Using the part afterwards raises ValueError."""
+        if part not in ("encoder", "decoder"):
+            raise ValueError(f"part={part!r}: there is encoder and decoder")
+        network, spec = getattr(self, part), self.spec
+        network.to("meta").register_forward_pre_hook(_refuse(part))
+        self._spec = self._versions(), spec
+
     def _apply(self, *args, **kwargs) -> Codec:
         self._spec = None  # moved or converted
         return super()._apply(*args, **kwargs)
 
     def check_dtype(self) -> None:
         """Raise ValueError unless the weights are float32: in half precision the tokens would be others."""
-        dtype = next(self.encoder.parameters()).dtype
+        dtype = next(self.parameters()).dtype
         if dtype != torch.float32:
             raise ValueError(f"the weights are {dtype}: call model.float() before coding")
 
@@ -208,10 +223,12 @@ class Codec(nn.Module):
         items = [self._at_model_rate(as_samples(item[:, :n]), rate) for item, n in zip(wav, lengths)]
         spec = self.spec
         frames = [frames_for(n, rate, spec) for n in lengths]
-        padded = torch.zeros(batch, channels, max(frames) * self.frame_size)
-        for row, item in zip(padded, items):
-            row[:, : item.shape[-1]] = item
         samples = [item.shape[-1] for item in items for _ in range(channels)]
+        padded = items[0]
+        if batch > 1:
+            padded = torch.zeros(batch, channels, max(samples))
+            for row, item in zip(padded, items):
+                row[:, : item.shape[-1]] = item
         codes = self.encode_frames(padded.reshape(batch * channels, 1, -1).to(self.device), k, samples, beam)
         return Tokens(
             codes=codes, spec=spec, sample_rate=rate, num_samples=tuple(lengths), channels=channels,
@@ -223,12 +240,12 @@ class Codec(nn.Module):
         self, wav: Tensor, num_codebooks: int, lengths: list[int] | None = None, beam: int | None = None
     ) -> Tensor:
         """wav (B, 1, T) at the model's rate to codes (B, k, ceil(T / frame_size)), in whole groups of the frames that
-        the quantizer codes together.
+        the quantizer codes together. The whole of a long one is never copied.
 
         lengths (B,): valid samples of each row, zeros behind them. Valid frames are those that the row has alone.
         beam: of the quantizer's search, its own by default.
         """
-        if lengths is None or _indifferent(self.encoder):
+        if lengths is None or _indifferent(self.encoder) or set(lengths) == {wav.shape[2]}:
             return self._encode_together(wav, num_codebooks, beam)
         together = self.quantizer.frame_multiple
         frames = [-(-n // (self.frame_size * together)) * together for n in lengths]
@@ -240,7 +257,9 @@ class Codec(nn.Module):
         return codes
 
     def _encode_together(self, wav: Tensor, num_codebooks: int, beam: int | None) -> Tensor:
-        return Encoding(self, wav.shape[0], num_codebooks, beam).finish(wav)
+        coding = Encoding(self, wav.shape[0], num_codebooks, beam)
+        *first, last = wav.split(push_frames(self.encoder) * self.frame_size, 2)
+        return torch.cat([*map(coding.push, first), coding.finish(last)], 2)
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
@@ -255,6 +274,8 @@ class Codec(nn.Module):
         rate, size = self.output_sample_rate, self.output_frame_size
         for start, stop in tokens.lost:
             wav[..., start * size : stop * size] = 0
+        if tokens.batch_size == 1 and rate == tokens.sample_rate:  # as it is: a long one is never there twice
+            return wav[..., : tokens.num_samples[0]]
         out = torch.zeros(tokens.batch_size, tokens.channels, max(tokens.num_samples))
         for row, item, n in zip(out, wav, tokens.num_samples):
             if n == 0:
@@ -280,16 +301,19 @@ class Codec(nn.Module):
         return wav
 
     def _decode_together(self, codes: Tensor, lengths: Tensor | None) -> Tensor:
-        coding, parts = Decoding(self, codes.shape[0]), [torch.zeros(codes.shape[0], 1, 0, device=codes.device)]
-        for start in range(0, codes.shape[2], BLOCK_FRAMES):
-            block = codes[..., start : start + BLOCK_FRAMES]
+        coding, size, done = Decoding(self, codes.shape[0]), push_frames(self.decoder), 0
+        wav = torch.zeros(codes.shape[0], 1, codes.shape[2] * self.output_frame_size, device=codes.device)
+        for start in range(0, codes.shape[2], size):
+            block = codes[..., start : start + size]
             latents = self.quantizer.decode(block)
             if lengths is not None:
                 behind = torch.arange(start, start + block.shape[2], device=codes.device) >= lengths[:, None]  # (B, n)
                 latents = latents.masked_fill(behind[:, None], 0.0)
-            last = start + BLOCK_FRAMES >= codes.shape[2]
-            parts.append(coding.finish(latents) if last else coding.push(latents))
-        return torch.cat(parts, 2)[..., : codes.shape[2] * self.output_frame_size]
+            last = start + size >= codes.shape[2]
+            part = (coding.finish(latents) if last else coding.push(latents))[..., : wav.shape[2] - done]
+            wav[..., done : done + part.shape[2]] = part
+            done += part.shape[2]
+        return wav
 
     def stream(self, batch_size: int = 1, num_codebooks: int | None = None, beam: int | None = None) -> Stream:
         """A live encoder and decoder for `batch_size` parallel mono signals at the model's rate. beam: as in `encode`.
@@ -355,6 +379,13 @@ def _indifferent(network: Network) -> bool:
     """Whether valid outputs of a network are the same whatever follows: not where it looks ahead, fills up the end of a
     signal for itself, or mirrors its start, which may be shorter than that."""
     return network.context is None and network.window is None and not network.ragged and network.start_frames == 1
+
+
+def _refuse(part: str) -> Callable[..., None]:
+    def refuse(network: Network, inputs: tuple) -> None:
+        raise ValueError(f"the weights of the {part} were released: load the model again")
+
+    return refuse
 
 
 def _groups(lengths: list[int]) -> dict[int, list[int]]:

@@ -140,7 +140,6 @@ def whole(model: Codec, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("block", [1, 3, 500])
 @pytest.mark.parametrize("samples", [1, 39, 40, 41, 800, 4003])
 def test_coded_by_blocks_it_is_the_whole(model, monkeypatch, block, samples):
-    monkeypatch.setattr("codec.model.BLOCK_FRAMES", block)
     monkeypatch.setattr("codec.coding.BLOCK_FRAMES", block)
     wav = noise(1, 1, samples)
     codes, audio = whole(model, wav)
@@ -191,7 +190,7 @@ def test_a_batch_of_lengths_is_its_items_alone(model):
 
 @pytest.mark.parametrize("samples", [1, 40, 799, 48_003])
 def test_files_hold_the_same(model, monkeypatch, tmp_path, samples):
-    monkeypatch.setattr("codec.files.BLOCK_FRAMES", 50)
+    monkeypatch.setattr("codec.coding.BLOCK_FRAMES", 50)
     wav = noise(2, samples).clamp(-1, 1)
     soundfile.write(tmp_path / "in.wav", wav.numpy().T, 16_000, subtype="FLOAT")
     report = files.encode_file(model, tmp_path / "in.wav", tmp_path / "out.tok")

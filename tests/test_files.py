@@ -16,7 +16,7 @@ from codec import AudioError, Codec, CodecConfig, TokError, Tokens
 from codec.config import ConvNeXtDecoderConfig, ConvNeXtEncoderConfig, QuantizerConfig, SEANetDecoderConfig
 from codec.container import TokReader, TokWriter
 from codec.files import cut, decode_file, decoded, encode_file, mute
-from codec.model import BLOCK_FRAMES
+from codec.coding import BLOCK_FRAMES
 from small_models import make_config, make_model
 
 

@@ -143,7 +143,6 @@ def test_the_size_of_blocks_changes_nothing(any_model, monkeypatch, block):
     wav = noise(60 * 160 + 5)
     tokens = any_model.encode(wav)
     audio = any_model.decode(tokens)
-    monkeypatch.setattr("codec.model.BLOCK_FRAMES", block)
     monkeypatch.setattr("codec.coding.BLOCK_FRAMES", block)
     assert_same_codes(any_model.encode(wav).codes, tokens.codes)
     torch.testing.assert_close(any_model.decode(tokens), audio, rtol=0, atol=1e-6)
@@ -154,7 +153,6 @@ def test_the_frame_wise_model_decodes_to_the_same_bits(tiny_model, monkeypatch):
     tokens = tiny_model.encode(wav)
     audio = tiny_model.decode(tokens)
     assert torch.equal(tiny_model.decode(tokens.item(1)), audio[1:2])
-    monkeypatch.setattr("codec.model.BLOCK_FRAMES", 13)
     monkeypatch.setattr("codec.coding.BLOCK_FRAMES", 13)
     assert torch.equal(tiny_model.decode(tokens), audio)
 

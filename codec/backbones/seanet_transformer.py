@@ -13,6 +13,8 @@ from codec.nn.attention import CausalTransformer
 from codec.nn.conv import CausalConv1d, CausalConvTranspose1d
 from codec.nn.state import State
 
+BLOCK_STEPS = 200  # of the transformer: `Network.block_frames`
+
 
 class SEANetTransformerEncoder(Network):
     """(B, 1, n * hop) samples to (B, dim, n) latents. Looks only back: frame t ends with sample (t + 1) * hop - 1.
@@ -36,6 +38,7 @@ class SEANetTransformerEncoder(Network):
         )
         self.down = CausalConv1d(dim, dim, 2 * frame_stride, stride=frame_stride, padding="replicate", bias=False)
         self.ragged, self.start_frames = ragged, -(-self.seanet.start_frames // frame_stride)
+        self.block_frames = max(self.start_frames, BLOCK_STEPS // frame_stride)
 
     def forward(self, wav: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         seanet, transformer, down = (None, None, None) if state is None else state
@@ -64,6 +67,7 @@ class SEANetTransformerDecoder(Network):
         )
         self.seanet = SEANetDecoder(dim, _seanet_hop(hop, frame_stride), strides=strides, **seanet)
         self.start_frames = -(-self.seanet.start_frames // frame_stride)
+        self.block_frames = max(self.start_frames, BLOCK_STEPS // frame_stride)
 
     def forward(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         up, transformer, seanet = (None, None, None) if state is None else state

@@ -44,10 +44,17 @@ def _part(text: str) -> tuple[int, int]:
     return int(index), int(number)
 
 
-def load_model(name: str, device: str) -> Codec:
+def load_model(name: str, device: str, without: str | None = None) -> Codec:
+    """without: the "encoder" or the "decoder" where it is not needed."""
     from codec import hub
 
-    return hub.load(name, check_device(device))
+    return _without(hub.load(name, check_device(device)), without)
+
+
+def _without(model: Codec, part: str | None) -> Codec:
+    if part is not None:
+        model.release(part)
+    return model
 
 
 class Decoders:
@@ -63,9 +70,8 @@ class Decoders:
         key = None if self._name is not None else spec.name
         if key not in self._loaded:
             named = self._name is not None
-            self._loaded[key] = load_model(self._name, self._device) if named else load_for(
-                spec, check_device(self._device)
-            )
+            model = load_model(self._name, self._device) if named else load_for(spec, check_device(self._device))
+            self._loaded[key] = _without(model, "encoder")
         return self._loaded[key]
 
 

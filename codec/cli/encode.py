@@ -53,7 +53,7 @@ def _file(args: argparse.Namespace) -> None:
     check_output(output)
     if output.lower().endswith(AUDIO):  # `codec encode *.wav` names two recordings, not a recording and an output
         raise ValueError(f"{output}: is named like a recording, but would hold tokens: name a .tok file")
-    model = load_model(args.model, args.device)
+    model = load_model(args.model, args.device, without="decoder")
     from codec.files import encode_file
 
     with Progress() as progress:
@@ -80,7 +80,7 @@ def _codebooks(model, args: argparse.Namespace) -> int:
 
 def _folder(args: argparse.Namespace) -> int:
     jobs, failures = find(args.input, args.output, AUDIO, ".tok")
-    model = load_model(args.model, args.device)
+    model = load_model(args.model, args.device, without="decoder")
     from codec.files import encode_file
 
     spec, codebooks = model.spec, _codebooks(model, args)
