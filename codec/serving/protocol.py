@@ -108,10 +108,10 @@ class Wire:
         if codebooks not in self._counts:
             raise ProtocolError(f"tokens of {codebooks} codebooks: this model decodes {', '.join(map(str, self._counts))}")
         layout = self._layout(codebooks)
-        if len(payload) != layout.num_bytes(0, frames):
-            raise ProtocolError(f"{frames} frames of {codebooks} codebooks in {len(payload)} bytes: "
-                                f"they take {layout.num_bytes(0, frames)}")
-        return layout.unpack(payload, 0, frames)
+        size = layout.num_bytes(0, frames) if frames else 0
+        if len(payload) != size:
+            raise ProtocolError(f"{frames} frames of {codebooks} codebooks in {len(payload)} bytes: they take {size}")
+        return layout.unpack(payload, 0, frames) if frames else np.zeros((codebooks, 0), np.int64)
 
     def samples(self, wav: np.ndarray) -> bytes:
         """Samples (n,) as a message."""

@@ -7,7 +7,7 @@ import contextlib
 import json
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from typing import Any
@@ -20,7 +20,7 @@ from codec.serving.batcher import Batcher, Full, LiveStream, SlowReader
 from codec.serving.protocol import ProtocolError, Wire
 
 MAX_MESSAGE = 1 << 18  # bytes
-SEND_BUFFER = 1 << 15  # bytes that the network may hold for a client, about: what waits there, nobody can take back
+NETWORK_BUFFER = 1 << 15  # bytes that may wait in the network in either direction, about: nobody can take them back
 HELLO_TIME = 10.0  # seconds for the hello
 CLOSE_TIME = 2.0  # seconds in which a client must take what it is told at the end
 HEARTBEAT = 20.0  # seconds between pings; a client that does not answer within half of that is gone
@@ -49,7 +49,7 @@ class Server:
         self._descriptions = {model.config.name: protocol.describe(model) for model in models}
         self.max_streams = max_streams
         self._sockets: dict[web.WebSocketResponse, LiveStream | None] = {}
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     def app(self) -> web.Application:
         """`/` is the page, `/info` tells the models, `/stream` is the websocket."""
@@ -72,16 +72,16 @@ class Server:
             yield
 
     async def _stop(self, _: web.Application) -> None:
-        self._stopping = True
-        for ws, stream in list(self._sockets.items()):
-            if stream is not None:
-                stream.fail(Stopping("the server is being stopped"))
-            else:
-                await self._tell(ws, Stopping("the server is being stopped"))
+        """Clients are told, and have a moment to hear it."""
+        self._stopping.set()
         for _ in range(int(20 * CLOSE_TIME)):
             if not self._sockets:
                 break
             await asyncio.sleep(0.05)
+
+    async def _stopped(self) -> None:
+        await self._stopping.wait()
+        raise Stopping("the server is being stopped")
 
     async def _page(self, _: web.Request) -> web.Response:
         page = resources.files("codec.serving").joinpath("page.html").read_text("utf-8")
@@ -93,16 +93,18 @@ class Server:
 
     async def _stream(self, request: web.Request) -> web.WebSocketResponse:
         ws = web.WebSocketResponse(
-            compress=False, max_msg_size=MAX_MESSAGE, heartbeat=HEARTBEAT, timeout=CLOSE_TIME, writer_limit=SEND_BUFFER // 4)
+            compress=False, max_msg_size=MAX_MESSAGE, heartbeat=HEARTBEAT, timeout=CLOSE_TIME, writer_limit=NETWORK_BUFFER // 4)
         await ws.prepare(request)
-        request.transport.set_write_buffer_limits(SEND_BUFFER // 4)
-        connection = request.transport.get_extra_info("socket")
+        transport = request.transport
+        if transport is None:  # gone already
+            return ws
+        transport.set_write_buffer_limits(NETWORK_BUFFER // 4)
+        connection = transport.get_extra_info("socket")
         if connection is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                connection.setsockopt(socket.SOL_SOCKET, option, NETWORK_BUFFER)
         full = len(self._sockets) >= self.max_streams
         try:
-            if self._stopping:
-                raise Stopping("the server is being stopped")
             if full:
                 raise Full(f"the server is full: all {self.max_streams} streams are in use, try again later")
             self._sockets[ws] = None
@@ -113,13 +115,12 @@ class Server:
             pass
         finally:
             self._sockets.pop(ws, None)
-            if not ws.closed and request.transport is not None:
-                request.transport.abort()
+            asyncio.get_running_loop().call_later(CLOSE_TIME, transport.abort)  # closing would wait for what nobody reads
         return ws
 
     async def _talk(self, ws: web.WebSocketResponse) -> None:
         try:
-            message = await asyncio.wait_for(ws.receive(), HELLO_TIME)
+            message = await asyncio.wait_for(_first(ws.receive(), self._stopped()), HELLO_TIME)
         except asyncio.TimeoutError:
             raise ProtocolError(f"no hello within {HELLO_TIME:g} s") from None
         if message.type is WSMsgType.BINARY:
@@ -136,16 +137,7 @@ class Server:
             ready = {"type": "ready", "direction": hello.direction, "format": hello.format, "codebooks": stream.num_codebooks}
             await ws.send_json(ready | self._descriptions[name])
             wire = Wire(batcher.model, hello.format)
-            tasks = [asyncio.create_task(work) for work in (_read(ws, stream, wire), _write(ws, stream, wire), stream.closed())]
-            try:
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                results = await asyncio.gather(*tasks, return_exceptions=True)
-            for result in results:
-                if isinstance(result, Exception):
-                    raise result
+            await _first(_read(ws, stream, wire), _write(ws, stream, wire), stream.closed(), self._stopped())
 
     async def _tell(self, ws: web.WebSocketResponse, error: Exception) -> None:
         """The reason as a message, and a code; a client that takes neither is cut off."""
@@ -154,6 +146,21 @@ class Server:
         code = codes.get(type(error), protocol.FAILED)
         with contextlib.suppress(asyncio.TimeoutError, ConnectionError, ClientError):
             await asyncio.wait_for(_close(ws, code, {"type": "error", "reason": " ".join(str(error).split())}), CLOSE_TIME)
+
+
+async def _first(*works: Coroutine[Any, Any, Any]) -> Any:
+    """The result of what is done first; the others are cancelled. Raises what any of them has raised by then."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return next(task.result() for task in tasks if task in done)
 
 
 async def _read(ws: web.WebSocketResponse, stream: LiveStream, wire: Wire) -> None:
@@ -210,10 +217,10 @@ async def serve(server: Server, host: str, port: int, started: Callable[[str], N
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C cancels
             loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(server.app(), access_log=None, handler_cancellation=True)
+    runner = web.AppRunner(server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=CLOSE_TIME)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port, shutdown_timeout=CLOSE_TIME)
+        site = web.TCPSite(runner, host, port)
         await site.start()
         name = f"[{host}]" if ":" in host else host
         started(f"http://{name}:{runner.addresses[0][1]}")
