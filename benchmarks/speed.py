@@ -72,8 +72,11 @@ def gflop(function: Callable[[Any], Any], argument: Any) -> float:
     """Multiplications and additions, in 10^9. Without oneDNN an LSTM is made of products that are counted."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the TF32 of other hardware
-        product = {torch.ops.mkldnn._linear_pointwise: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0]}  # of shapes
-        with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False, custom_mapping=product) as counter:
+        products = {  # of shapes
+            torch.ops.mkldnn._linear_pointwise: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0],
+            torch.ops.quantized.linear_dynamic_fp16: lambda x, *_, out_shape, **__: 2 * math.prod(x) * out_shape[-1],
+        }
+        with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False, custom_mapping=products) as counter:
             function(argument)
     return counter.get_total_flops() / 1e9
 

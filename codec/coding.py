@@ -52,7 +52,8 @@ class Causal(Rows):
         yield from self._run(x, -(-x.shape[2] // self.unit))
 
     def _run(self, x: Tensor, frames: int) -> Iterator[Tensor]:
-        self._pending = x[..., frames * self.unit :].clone()  # a view would keep the whole chunk alive
+        rest = x[..., frames * self.unit :]
+        self._pending = rest.clone() if rest.shape[2] else None  # a view would keep the whole chunk alive
         for start, stop in _blocks(0, frames, min(BLOCK_FRAMES, self.network.block_frames)):
             part = x[..., start * self.unit : stop * self.unit]
             y, self._state = self.network(part, self._state)
@@ -172,14 +173,17 @@ class Encoding(Rows):
 
     def push(self, wav: Tensor) -> Tensor:
         self._samples = (self._samples + wav.shape[2]) % self._group
-        return torch.cat([self._empty(self.num_codebooks), *(self._quantize(latents) for latents in self._run.push(wav))], 2)
+        return self._joined([self._quantize(latents) for latents in self._run.push(wav)])
 
     def finish(self, wav: Tensor | None = None) -> Tensor:
         wav = self._empty(1).float() if wav is None else wav
         if self._quantizer.frame_multiple > 1:
             wav = F.pad(wav, (0, -(self._samples + wav.shape[2]) % self._group))
         self._samples = 0
-        return torch.cat([self._empty(self.num_codebooks), *(self._quantize(latents) for latents in self._run.finish(wav))], 2)
+        return self._joined([self._quantize(latents) for latents in self._run.finish(wav)])
+
+    def _joined(self, codes: list[Tensor]) -> Tensor:
+        return codes[0] if len(codes) == 1 else torch.cat([self._empty(self.num_codebooks), *codes], 2)
 
     def _empty(self, channels: int) -> Tensor:
         return torch.zeros(self.batch_size, channels, 0, dtype=torch.int64, device=self._device)
@@ -209,7 +213,7 @@ class Decoding(Rows):
         self._silence = torch.zeros(1, model.config.dim, -(-self._delay // self._size), device=model.device)
 
     def push(self, latents: Tensor) -> Tensor:
-        return torch.cat([self._empty(), *(self._aligned(wav) for wav in self._run.push(latents))], 2)
+        return self._joined([self._aligned(wav) for wav in self._run.push(latents)])
 
     def finish(self, latents: Tensor | None = None) -> Tensor:
         wav = [self._aligned(wav) for wav in self._run.finish(latents)]
@@ -217,10 +221,10 @@ class Decoding(Rows):
             silence = self._silence.expand(self.batch_size, -1, -1)
             tail = torch.cat([self._aligned(part) for part in self._run.push(silence)], 2)
             wav.append(tail[..., : tail.shape[2] - -self._delay % self._size])
-        return torch.cat([self._empty(), *wav], 2)
+        return self._joined(wav)
 
-    def _empty(self) -> Tensor:
-        return torch.zeros(self.batch_size, 1, 0, device=self._silence.device)
+    def _joined(self, wav: list[Tensor]) -> Tensor:
+        return wav[0] if len(wav) == 1 else torch.cat([self._silence.new_zeros(self.batch_size, 1, 0), *wav], 2)
 
     def _aligned(self, wav: Tensor) -> Tensor:
         skip = min(self._skip, wav.shape[2])

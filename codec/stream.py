@@ -97,13 +97,14 @@ class Stream:
         if codes.dim() != 3 or codes.shape[0] != self.batch_size:
             raise ValueError(f"codes have shape {tuple(codes.shape)}: this stream takes ({self.batch_size}, k, m)")
         sizes = self.model.codebook_sizes[: self.model.quantizer.check_count(codes.shape[1])]
-        lengths = None
-        if codes.numel() and codes.min() < 0:
+        lengths, (low, high) = None, codes.aminmax() if codes.numel() else (0, -1)
+        if low < 0:
             lengths, codes = _own_frames(codes), codes.clamp(min=0)
-        if lengths == [] or codes.numel() and (codes.amax((0, 2)).cpu() >= torch.tensor(sizes)).any():
+        if lengths == [] or high >= min(sizes) and (codes.amax((0, 2)).cpu() >= torch.tensor(sizes)).any():
             raise ValueError(f"codes lie outside 0 to {sizes[0] - 1}: take special tokens and offsets out first")
         latents = [self.model.quantizer.decode(block) for block in codes.to(self.model.device).split(BLOCK_FRAMES, 2)]
-        return self._decoded(*self._decoding.run(Decoding.push, torch.cat(latents, 2), lengths))
+        latents = latents[0] if len(latents) == 1 else torch.cat(latents, 2)
+        return self._decoded(*self._decoding.run(Decoding.push, latents, lengths))
 
     @torch.no_grad()
     def flush_decoder(self) -> Tensor:

@@ -178,9 +178,9 @@ class Quantizer(nn.Module):
             raise ValueError(f"codes are {codes.dtype}: they must be integers")
         if codes.numel() == 0 or torch.compiler.is_compiling() or not self.decodes:
             return
-        sizes = torch.tensor(self.codebook_sizes[:k], device=codes.device)[:, None]
-        if bool(((codes < 0) | (codes >= sizes)).any()):
-            raise ValueError(f"codes are in {int(codes.min())}..{int(codes.max())}: those of a codebook are 0 to its size less 1, "
+        sizes, (low, high) = self.codebook_sizes[:k], codes.aminmax()
+        if low < 0 or high >= min(sizes) and (codes >= torch.tensor(sizes, device=codes.device)[:, None]).any():
+            raise ValueError(f"codes are in {int(low)}..{int(high)}: those of a codebook are 0 to its size less 1, "
                              f"of {max(self.codebook_sizes)} here; are they another quantizer's?")
 
     def check_count(self, k: int | None) -> int:

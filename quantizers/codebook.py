@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from quantizers import beam_search
 from quantizers.base import QuantizerOutput, power, straight_through, usage_stats
 from quantizers.processes import Processes
-from quantizers.search import MANY_ROWS, nearest
+from quantizers.search import MANY_ROWS, Keys
 from quantizers.start import DataStartedQuantizer, kmeans
 
 DEAD = 0.1  # a code used less than this share of the average is restarted
@@ -83,7 +83,7 @@ class CodebookQuantizer(DataStartedQuantizer):
 
     def _beam_tables(self, indices: Iterable[int]) -> list[beam_search.Table]:
         tables = [self._tables.of(self.codebooks, index, self.centered) for index in indices]
-        return [beam_search.Table(table.vectors, table.half_norms) for table in tables]
+        return [beam_search.Table(table.keys.vectors, table.keys.half_norms) for table in tables]
 
     def _decode(self, codes: Tensor) -> Tensor:
         total = self._part(0, self.codebooks[0][codes[:, 0]])  # (B, T, dim)
@@ -95,14 +95,13 @@ class CodebookQuantizer(DataStartedQuantizer):
     def _look_up(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (N,) of the vectors nearest to rows (N, width), and these vectors."""
         table = self._tables.of(self.codebooks, index, self.centered)
-        if torch.compiler.is_exporting():  # whose rows are not counted yet
-            codes = nearest(rows - table.mean if self.centered else rows, table.vectors, table.half_norms)
-            return codes, self.codebooks[index].float()[codes]
-        codes = rows.new_empty(rows.shape[0], dtype=torch.int64)
-        for start in range(0, rows.shape[0], MANY_ROWS):  # so many rows at once that their scores stay in a CPU's cache
-            block = rows[start : start + MANY_ROWS] - table.mean if self.centered else rows[start : start + MANY_ROWS]
-            codes[start : start + MANY_ROWS] = nearest(block.contiguous(), table.vectors, table.half_norms)
-        return codes, self.codebooks[index].float()[codes]
+        centered = rows - table.mean if self.centered else rows
+        if torch.compiler.is_exporting() or rows.shape[0] <= MANY_ROWS:  # in graphs rows are not counted yet
+            codes = table.keys.nearest(centered)
+        else:  # so many rows at once that their scores stay in a CPU's cache
+            codes = torch.cat([table.keys.nearest(block) for block in centered.split(MANY_ROWS)])
+        vectors = self.codebooks[index].float() if self.centered else table.keys.vectors
+        return codes, vectors.index_select(0, codes)
 
     # Training
 
@@ -275,8 +274,7 @@ def spread(values: Tensor, mask: Tensor) -> Tensor:
 
 class _Table(NamedTuple):
     mean: Tensor  # (width,), of a centered search
-    vectors: Tensor  # (size, width)
-    half_norms: Tensor  # (size,)
+    keys: Keys
 
 
 class _Tables:
@@ -305,4 +303,4 @@ class _Tables:
         vectors = codebook.float()
         mean = vectors.mean(0)
         vectors = vectors - mean if centered else vectors
-        return _Table(mean, vectors, 0.5 * vectors.square().sum(1))
+        return _Table(mean, Keys(vectors))

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from quantizers.half_weights import inferring, pack, product
+
 # oneDNN sums alike for any number of rows but one. Other libraries sum in another order when the rows that a thread gets leave
 # a remainder, and for few columns. Such products are padded, so that a frame has the same result alone and among many.
 ROW_MULTIPLE, MANY_ROWS, FEW_COLUMNS = 8, 256, 16
@@ -20,21 +22,13 @@ def products(rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor
     if columns < FEW_COLUMNS:
         matrix = F.pad(matrix, (0, FEW_COLUMNS - columns))
         bias = None if bias is None else F.pad(bias, (0, FEW_COLUMNS - columns))
-    if _usable(rows, matrix):
+    if _ONEDNN and matrix.dtype == torch.float32 and inferring(rows):
         rows = (rows.expand(2, -1) if count == 1 else rows).contiguous()
         return torch.ops.mkldnn._linear_pointwise(rows, matrix.T, bias, "none", [], "")[:count, :columns]
     if count < MANY_ROWS and count % ROW_MULTIPLE:
         rows = F.pad(rows, (0, 0, 0, -count % ROW_MULTIPLE))
     result = rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
     return result[:count, :columns]
-
-
-def _usable(rows: Tensor, matrix: Tensor) -> bool:
-    """Whether oneDNN is to do it, twice as fast on many CPUs: on a CPU in float32, without gradients, not on the way into a graph."""
-    return (
-        _ONEDNN and rows.device.type == "cpu" and rows.dtype == matrix.dtype == torch.float32 and rows.numel() > 0
-        and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-    )
 
 
 def nearest(rows: Tensor, codebook: Tensor, half_norms: Tensor | None = None) -> Tensor:
@@ -45,3 +39,17 @@ def nearest(rows: Tensor, codebook: Tensor, half_norms: Tensor | None = None) ->
     """
     half_norms = 0.5 * codebook.square().sum(1) if half_norms is None else half_norms
     return products(rows, codebook.T, -half_norms).argmax(1)
+
+
+class Keys:
+    """The vectors (M, d) of one codebook, float32, laid out once for many searches among them."""
+
+    def __init__(self, vectors: Tensor) -> None:
+        self.vectors, self.half_norms = vectors, 0.5 * vectors.square().sum(1)
+        self._packed = pack(vectors, -self.half_norms)
+
+    def nearest(self, rows: Tensor) -> Tensor:
+        """As the function of this name."""
+        if self._packed is not None and inferring(rows):
+            return product(rows, self._packed).argmax(1)
+        return nearest(rows, self.vectors, self.half_norms)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.nn.products import usable
+from quantizers.half_weights import HalfWeights, inferring, product
 
 ROW_MULTIPLE, MANY_ROWS = 8, 256
 FEW_OUTPUTS = 16
@@ -40,7 +41,12 @@ def rowwise_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` computed by `rowwise_linear`."""
+    """`torch.nn.Linear` whose rows do not depend on how many rows there are: by `HalfWeights` where it can, as with all models
+    that were saved in fp16, else by `rowwise_linear`."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, bias)
+        self._half = HalfWeights()
 
     def reset_parameters(self) -> None:
         """Of torch, whose constructor ends with it. Weights lie in memory as (C, C'), as products of few rows want them."""
@@ -49,4 +55,5 @@ class Linear(nn.Linear):
         super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        return rowwise_linear(x, self.weight, self.bias)
+        packed = self._half.of(self.weight, self.bias) if inferring(x) else None
+        return rowwise_linear(x, self.weight, self.bias) if packed is None else product(x, packed)

@@ -7,16 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quantizers.half_weights import inferring
+
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def usable(x: Tensor, weight: Tensor) -> bool:
     """Whether x is to be coded by such kernels: on a CPU in float32, without gradients, and not on the way into a graph."""
-    return (
-        _ONEDNN and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
-        and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-    )
+    return _ONEDNN and x.dtype == weight.dtype and inferring(x)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -1,7 +1,8 @@
-"""Short-time transforms in real arithmetic: framing, a windowed basis as one matrix product, overlap-add with state.
+"""Short-time transforms: framing, Fourier transform, overlap-add with state.
 
-Complex operators export to ONNX wrongly or not at all, so the DFT is a matrix. Frames are causal: frame t of the
-analysis ends with sample (t + 1) * hop - 1, and the synthesis emits the samples that no later frame can change.
+Complex operators export to ONNX wrongly or not at all, so on the way into a graph the transform is a product with a matrix.
+Frames are causal: frame t of the analysis ends with sample (t + 1) * hop - 1, and the synthesis emits the samples that no
+later frame can change.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-
-from codec.nn.linear import rowwise_linear
 
 
 def dft_basis(size: int) -> Tensor:
@@ -26,6 +25,22 @@ def inverse_dft_basis(size: int) -> Tensor:
     weights = torch.full((size // 2 + 1, 1), 2.0, dtype=torch.float64, device="cpu")
     weights[0] = weights[-1] = 1.0
     return dft_basis(size) * torch.cat([weights, weights]) / size
+
+
+def real_dft(frames: Tensor) -> Tensor:
+    """`torch.fft.rfft` of frames (..., window) as (..., 2 * bins), real parts then imaginary parts."""
+    if torch.compiler.is_exporting():
+        return frames @ dft_basis(frames.shape[-1]).to(frames).T
+    spectrum = torch.fft.rfft(frames)
+    return torch.cat([spectrum.real, spectrum.imag], -1)
+
+
+def inverse_real_dft(spectrum: Tensor) -> Tensor:
+    """The way back: spectra (..., 2 * bins) to frames (..., window)."""
+    bins = spectrum.shape[-1] // 2
+    if torch.compiler.is_exporting():
+        return spectrum @ inverse_dft_basis(2 * bins - 2).to(spectrum)
+    return torch.fft.irfft(torch.complex(spectrum[..., :bins], spectrum[..., bins:]))
 
 
 def hann(size: int) -> Tensor:
@@ -45,8 +60,7 @@ class Analysis(nn.Module):
         if window < hop or window % 2:
             raise ValueError(f"an analysis window of {window} samples does not fit a hop of {hop}: take an even one >= hop")
         self.window, self.hop = window, hop
-        basis = (dft_basis(window) * hann(window)).float().T.contiguous().T  # as `codec.nn.linear.Linear` has its weights
-        self.register_buffer("basis", basis.to(torch.get_default_device()), persistent=False)
+        self.register_buffer("taper", hann(window).to(torch.get_default_device(), torch.float32), persistent=False)
 
     @property
     def bins(self) -> int:
@@ -56,8 +70,8 @@ class Analysis(nn.Module):
         history = self.window - self.hop
         past = wav.new_zeros(wav.shape[0], history) if state is None else state
         wav = torch.cat([past, wav], dim=1)
-        frames = wav.unfold(1, self.window, self.hop)  # (B, n, window)
-        return rowwise_linear(frames, self.basis), wav[:, wav.shape[1] - history :]
+        frames = wav.unfold(1, self.window, self.hop) * self.taper  # (B, n, window)
+        return real_dft(frames), wav[:, wav.shape[1] - history :]
 
 
 class OverlapAdd(nn.Module):
@@ -98,8 +112,8 @@ class Synthesis(nn.Module):
     def __init__(self, window: int, hop: int):
         super().__init__()
         self.overlap_add = OverlapAdd(window, hop)
-        basis = (inverse_dft_basis(window) * synthesis_window(window, hop)).float().T  # (window, 2 * bins)
-        self.register_buffer("basis", basis.to(torch.get_default_device()), persistent=False)
+        taper = synthesis_window(window, hop).to(torch.get_default_device(), torch.float32)
+        self.register_buffer("taper", taper, persistent=False)
 
     def forward(self, spectrum: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.overlap_add(rowwise_linear(spectrum, self.basis), state)
+        return self.overlap_add(inverse_real_dft(spectrum) * self.taper, state)

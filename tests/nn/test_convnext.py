@@ -21,6 +21,9 @@ def test_is_a_depthwise_convolution_padded_on_the_left():
     layer, x = CausalDepthwiseConv(6, 7), torch.randn(2, 30, 6)
     expected = F.conv1d(F.pad(x.mT, (6, 0)), layer.weight.T[:, None], layer.bias, groups=6).mT
     torch.testing.assert_close(layer(x)[0], expected)
+    with torch.no_grad():  # written another way
+        torch.testing.assert_close(layer(x)[0], expected)
+        torch.testing.assert_close(stream(layer, x, 1, seed=0), expected)
 
 
 @pytest.mark.parametrize("channels", [3, 17, 64])
@@ -33,6 +36,19 @@ def test_chunks_give_the_same_bits(channels, batch):
         for seed in range(3):
             assert torch.equal(stream(block, x, 1, seed=seed), whole)
         assert torch.equal(block(x[:1])[0], whole[:1])
+
+
+def test_a_state_goes_on_with_gradients_as_without():
+    torch.manual_seed(0)
+    layer, x = CausalDepthwiseConv(6, 7), torch.randn(2, 30, 6)
+    for cut in (1, 4, 12):
+        first, state = layer(x[:, :cut])
+        second, state = layer(x[:, cut:], state)
+        third, _ = layer(x[:, :1], state)
+        with torch.no_grad():
+            whole = layer(torch.cat([x, x[:, :1]], 1))[0]
+        torch.testing.assert_close(torch.cat([first, second, third], 1), whole)
+    assert second.requires_grad
 
 
 def test_sees_no_future():

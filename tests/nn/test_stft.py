@@ -75,4 +75,4 @@ def test_sizes_that_do_not_fit_are_refused():
 
 def test_bases_do_not_depend_on_the_default_device():
     with torch.device("meta"):
-        assert Analysis(20, 10).basis.is_meta and dft_basis(20).device.type == "cpu"
+        assert Analysis(20, 10).taper.is_meta and dft_basis(20).device.type == "cpu"
