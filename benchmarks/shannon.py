@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -69,14 +70,15 @@ def draw(factor: Tensor, frames: int, generator: torch.Generator) -> Tensor:
     return (torch.randn(frames, DIM, generator=generator) @ factor.T).T[None]
 
 
-def train(quantizer: quantizers.Quantizer, factor: Tensor, steps: int, generator: torch.Generator) -> None:
+def train(quantizer: quantizers.Quantizer, source: Callable[[int], Tensor], steps: int) -> None:
+    """source: a number of frames to so many latents (1, dim, frames), others at every call."""
     quantizer.train()
     quantizer.prepare_training(BATCH)
-    quantizer.initialize(draw(factor, 20_000, generator))
+    quantizer.initialize(source(20_000))
     parameters = [p for p in quantizer.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=3e-3) if parameters else None
     for step in range(steps):
-        latents = draw(factor, BATCH, generator)
+        latents = source(BATCH)
         output = quantizer(latents)
         if optimizer:
             optimizer.param_groups[0]["lr"] = 3e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -117,7 +119,8 @@ def main() -> None:
         matrix = covariance(kind)
         factor = torch.linalg.cholesky(matrix).float()
         print(f"\n{kind} Gaussian data of {DIM} dimensions, {args.steps} steps of {BATCH} frames, one thread")
-        print("| quantizer | codebooks | bit/dim | error | bound | gap dB | kept | rise when coded again | used | us/frame |")
+        print("| quantizer | codebooks | bit/dim | error | bound | gap dB | kept | rise when coded again | used | "
+              "us/frame |")
         print("|---|---|---|---|---|---|---|---|---|---|")
         for name, books, size, options in CASES:
             if args.only not in ("", name):
@@ -125,12 +128,13 @@ def main() -> None:
             torch.manual_seed(0)
             generator = torch.Generator().manual_seed(1)
             quantizer = quantizers.build(name, DIM, books, size, **options)
-            train(quantizer, factor, args.steps, generator)
+            train(quantizer, lambda frames: draw(factor, frames, generator), args.steps)
             row = measure(quantizer, matrix, draw(factor, HELD_OUT, generator))
             rows.append({"data": kind, "quantizer": name, "codebooks": books, "size": size, "options": options} | row)
             words = ", ".join(f"{key}={value}" for key, value in options.items())
             print(
-                f"| {name}{f' ({words})' if words else ''} | {books} x {size} | {row['rate']:.3f} | {row['error']:.4f} | "
+                f"| {name}{f' ({words})' if words else ''} | {books} x {size} | {row['rate']:.3f} | "
+                f"{row['error']:.4f} | "
                 f"{row['bound']:.4f} | {row['gap']:.2f} | {100 * row['kept']:.1f} % | {100 * row['rise']:.2f} % | "
                 f"{100 * row['used']:.0f} % | {row['us_per_frame']:.1f} |", flush=True,
             )

@@ -1,16 +1,17 @@
 """Beam search of residual codes, for encoding: of the best `beam` choices of codes for the codebooks so far, each is
 continued with every vector of the next codebook, and the `beam` best of these go on. A beam of 1 is the greedy search.
 
-Of a choice is kept what it leaves of x, and its gain, by how much it lowers half of the squared error:
-|x|^2 / 2 - |x - sum of vectors|^2 / 2. A vector v gains r.v - |v|^2 / 2 more of what is left, r. One matrix product
-scores all vectors for all choices of many frames, so that a search costs about `beam` times a greedy one.
+Of a choice is kept what it leaves of x, r, and its score, -|r|^2 / 2, to which a vector v adds r.v - |v|^2 / 2. The score
+is found of r at every turn: where latents are far from zero, a sum of such changes would carry the rounding of the first
+to the end. One matrix product scores all vectors for all choices of many frames, so that a search costs about `beam`
+times a greedy one.
 
 Even so, what codes decode to is not always searched back to the same codes: these may fall out of the beam on their
 way. Therefore the best choices of the end are decoded and searched again, one after the other, and the first that comes
-back is taken (`settled`). Where none of `TRIES` does, what the best one is searched back to is tried, and so on. So codes
-survive decoding and encoding; it takes a bit more than the time of a second search, and makes the error a few percent
-larger. Of codebooks that hold a code for several frames this would make it much larger: there the choices of the end are
-all.
+back is taken (`settled`). Where none of `TRIES` does, what the best one is searched back to is tried, and so on. So
+codes survive decoding and encoding; it takes a bit more than the time of a second search, and makes the error a few
+percent larger. Of codebooks that hold a code for several frames this would make it much larger: there the choices of the
+end are all.
 
 Frames do not see each other: one alone has the codes that it has among many.
 """
@@ -70,8 +71,8 @@ def encode(
     """latents (B, dim, T) to codes (B, K, T), which add up the tables' vectors.
 
     strides: frames that a code of each table holds for, each a multiple of the next; a group of as many frames as the
-    first says is searched as a whole. decode: codes (N, K, n) to latents (N, dim, n). middle (dim,): what the tables leave
-    out of the sum.
+    first says is searched as a whole. decode: codes (N, K, n) to latents (N, dim, n). middle (dim,): what the tables
+    leave out of the sum.
     """
     frames, group = latents.shape[2], strides[0]
     codes = torch.zeros(latents.shape[0], len(tables), frames, dtype=torch.int64, device=latents.device)
@@ -135,17 +136,18 @@ def search(rows: Tensor, turns: Sequence[Turn], beam: int) -> Tensor:
 
 def _search(rows: Tensor, turns: Sequence[Turn], beam: int) -> Tensor:
     count = rows.shape[0]
-    left, gain = rows[:, None], rows.new_zeros(count, 1)  # (N, choices, frames, width), (N, choices)
+    left, score = rows[:, None], rows.new_zeros(count, 1)  # (N, choices, frames, width), (N, choices)
     codes = torch.empty(count, 1, 0, dtype=torch.int64, device=rows.device)
     for index, (table, first, last) in enumerate(turns):
         size, ends = table.vectors.shape[0], index + 1 == len(turns)
-        gains = _gains(left[:, :, first:last], table).reshape(count, -1, size).add_(gain[:, :, None]).flatten(1)
-        gain, pick = largest(gains, min(TRIES if ends else beam, gains.shape[1]))
+        scores = _gains(left[:, :, first:last], table).reshape(count, -1, size).add_(score[:, :, None]).flatten(1)
+        pick = largest(scores, min(TRIES if ends else beam, scores.shape[1]))[1]
         parent, code = pick // size, pick % size
         codes = torch.cat([codes.gather(1, parent[:, :, None].expand(-1, -1, index)), code[:, :, None]], 2)
         if not ends:
             left = left.gather(1, parent[:, :, None, None].expand(-1, -1, *left.shape[2:]))
             left[:, :, first:last] -= table.vectors[code][:, :, None]
+            score = -0.5 * left.flatten(2).square().sum(2)
     return codes
 
 
@@ -163,7 +165,8 @@ def _gains(left: Tensor, table: Table) -> Tensor:
 def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest of each row (N, L), the largest first, and where they are.
 
-    They lie in at most `count` columns of the row folded to a matrix, those with the largest peaks: the rest is not sorted.
+    They lie in at most `count` columns of the row folded to a matrix, those with the largest peaks: the rest is not
+    sorted.
     """
     rows, length = values.shape
     folds = 2 ** round(0.5 * math.log2(length / count))  # about as many peaks as numbers in these columns

@@ -116,6 +116,18 @@ def test_wider_beams_lower_the_error_and_one_is_greedy(name):
     assert torch.equal(make(name, beam=4).encode(latents), codes[4])
 
 
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "split-parallel"])
+def test_rounding_far_from_zero_does_not_blind_a_beam(name):
+    torch.manual_seed(0)
+    family, own = FAMILIES[name]
+    quantizer = quantizers.build(family, DIM, 4, 16, **own)
+    quantizer.initialize(latents_of(600, seed=1) * 0.01 + 5)
+    quantizer.eval()
+    latents = latents_of(300, seed=2) * 0.01 + 5
+    greedy, beam = (error(quantizer, latents, quantizer.encode(latents, beam=beam)) for beam in (1, 16))
+    assert beam < greedy
+
+
 @every_family
 def test_what_a_beam_codes_survives_decoding_and_encoding(name):
     quantizer, latents = make(name, books=4), latents_of(400, seed=2)
@@ -193,7 +205,8 @@ def test_what_has_no_beam_says_so():
             quantizers.build("rvq", 4, 2, 8, beam=beam)
         with pytest.raises(ValueError, match="beam=.* at least 1"):
             make("rvq").encode(latents_of(3), beam=beam)
-    for name, books, size in (("fsq", 1, 9), ("single", 1, 8), ("product", 2, 8), ("lfq", 1, 4), ("residual_fsq", 2, 9)):
+    without = (("fsq", 1, 9), ("single", 1, 8), ("product", 2, 8), ("lfq", 1, 4), ("residual_fsq", 2, 9))
+    for name, books, size in without:
         quantizer = quantizers.build(name, DIM, books, size).eval()
         with pytest.raises(ValueError, match="without a beam"):
             quantizer.encode(latents_of(3), beam=2)
