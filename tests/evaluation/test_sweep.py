@@ -174,6 +174,7 @@ def test_metrics_that_are_missing_are_named(go, monkeypatch):
         go(metric_names=["pesq"])
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_takes_one_cell(go, tiny):
     killed = []
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from codec.evaluation.metrics import Metric
-from codec.evaluation.sweep import summary, tables
+from codec.evaluation import page
+from codec.evaluation.sweep import codes, summary, tables
 from codec.evaluation.sweep.cells import Cell
 
 VERSION = 1
-NAME = "report.json"
+NAME, PAGE = "report.json", "report.html"
 
 
 class ReportError(ValueError):
@@ -23,7 +24,7 @@ class ReportError(ValueError):
 
 def write(
     out: Path, table: Sequence[Cell], wanted: Sequence[Metric], settings: dict[str, Any], left_out: list[dict[str, str]],
-    notes: list[str], heard: Sequence[str], old: dict[str, Any] | None,
+    notes: list[str], models: dict[str, dict[str, Any]], heard: Sequence[str], old: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Write all of them; gives what is in report.json."""
     names = [metric.name for metric in wanted]
@@ -33,12 +34,13 @@ def write(
     content: dict[str, Any] = {
         "version": VERSION, "settings": settings, "metrics": {metric.name: _facts(metric) for metric in wanted},
         "cells": summary.rows(groups, names, resamples), "failures": summary.failures(groups, names), "left_out": left_out,
-        "notes": notes,
+        "notes": notes, "codes": codes.usage(out, groups, models),
     }
     remedy = tables.write(out, list(tables.long(groups, names, {})))
     if remedy:
         notes.append(f"results.parquet is left out: {remedy}")
     tables.put(out / NAME, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    tables.put(out / PAGE, page.build(out, content, groups, heard).encode())
     return content
 
 

@@ -42,11 +42,12 @@ class Left:
 
 @dataclass
 class _Chosen:
-    """A system with the settings that are measured."""
+    """A system with the settings that are measured. facts: of its codes, empty where it has none."""
 
     system: System
     key: str
     settings: list[Setting]
+    facts: dict[str, Any]
 
 
 @dataclass
@@ -121,11 +122,15 @@ def sweep(
             not cell.error and not cell.seconds]
     began = time.monotonic()
     _measure(plan, items, chosen, table, todo, names, jobs or _cores(), progress)
+    known = journal.read(out)  # also what a process noted before it died
+    for cell in table:
+        if cell.error and cell.place in known and not known[cell.place].error:
+            cell.add(known[cell.place])
     result = report.write(out, table, wanted, {
         "data": str(data), "files": len(items), "rate": rate, "seconds": None if seconds == math.inf else seconds,
         "bitrates": None if bitrates is None else list(bitrates), "took_seconds": round(time.monotonic() - began, 1),
         "measured_now": len(todo),
-    }, [asdict(one) for one in left], notes, heard, old)
+    }, [asdict(one) for one in left], notes, {one.system.name: one.facts for one in chosen if one.facts}, heard, old)
     return Result(out, result, len(table), len(todo), left, notes)
 
 
@@ -155,7 +160,7 @@ def _choose(found: Sequence[System], bitrates: Sequence[float] | None, left: lis
             left.append(Left(system.name, " ".join(str(error).split())))
             continue
         if near:
-            chosen.append(_Chosen(system, key, near))
+            chosen.append(_Chosen(system, key, near, getattr(system, "facts", {})))
         else:
             every = system.settings(None)
             notes.append(f"{system.name} has {every[0].bitrate / 1000:g} to {every[-1].bitrate / 1000:g} kbit/s, "

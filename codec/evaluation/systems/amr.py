@@ -21,9 +21,13 @@ MOST = 64  # bytes of a coded frame, and some
 class AmrWb:
     """AMR-WB (3GPP TS 26.190), without discontinuous transmission, 6.6 to 23.85 kbit/s."""
 
-    name = key = "amr-wb"
+    name = "amr-wb"
     delay = 95  # samples: where waveforms correlate best, in every mode
     frame_bits = (132, 177, 253, 285, 317, 365, 397, 461, 477)
+
+    @property
+    def key(self) -> str:
+        return f"delay {self.delay}"
 
     @cached_property
     def _encoder(self) -> str | None:

@@ -29,7 +29,9 @@ class Codec2:
     delays = {"700C": 0.03}  # seconds; of the other modes:
     delay = 0.02
 
-    key = "codec2"
+    @property
+    def key(self) -> str:
+        return f"delays {sorted(self.delays.items())} {self.delay}"
 
     def missing(self) -> str:
         return "" if shutil.which("c2enc") and shutil.which("c2dec") else "apt install codec2"

@@ -79,7 +79,7 @@ class Speex:
 
     @cached_property
     def key(self) -> str:
-        return run("speexenc", "--version").splitlines()[0]
+        return f"{run('speexenc', '--version').splitlines()[0]}, delay {self.delay}"
 
     def missing(self) -> str:
         return "" if shutil.which("speexenc") and shutil.which("speexdec") else "apt install speex"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,11 @@ class Ours:
     @property
     def key(self) -> str:
         return f"{self.model.spec.fingerprint}-{self.model.spec.decoder_fingerprint}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Of its codes: entries of each codebook, and seconds of a frame."""
+        return {"sizes": list(self.model.codebook_sizes), "frame_seconds": 1 / self.model.frame_rate}
 
     def missing(self) -> str:
         return ""

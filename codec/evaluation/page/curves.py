@@ -1,0 +1,105 @@
+"""Rate-quality curves as SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 380, 250
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 34
+
+
+@dataclass(frozen=True)
+class Point:
+    """rate: kbit/s; low, high: None for a single recording."""
+
+    rate: float
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+    setting: str
+
+
+def chart(series: Mapping[int, Sequence[Point]], names: Sequence[str], title: str, digits: int) -> str:
+    """One chart. series: number of the system (its colour) -> points."""
+    points = [point for each in series.values() for point in each]
+    ends = [end for point in points for end in (point.low, point.high, point.mean) if end is not None]
+    rates = [point.rate for point in points]
+    x = _log_axis(min(rates), max(rates))
+    ticks = nice(min(ends), max(ends))
+    low, high = min(ticks[0], *ends), max(ticks[-1], *ends)
+
+    def y(value: float) -> float:
+        return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} against bitrate">']
+    for tick in ticks:
+        parts.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y(tick) + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
+    for tick in _rate_ticks(min(rates), max(rates)):
+        parts.append(f'<path class="grid" d="M{x(tick):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
+        parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{tick:g}</text>')
+    parts.append(f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">kbit/s</text>')
+    for number, each in series.items():
+        each = sorted(each, key=lambda point: point.rate)
+        parts.append(f'<g class="s s{number % 8}" data-s="{number}">')
+        banded = [point for point in each if point.low is not None]
+        if len(banded) > 1:
+            upper = " ".join(f"{x(point.rate):.1f},{y(point.high):.1f}" for point in banded)
+            lower = " ".join(f"{x(point.rate):.1f},{y(point.low):.1f}" for point in reversed(banded))
+            parts.append(f'<polygon class="band" points="{upper} {lower}"/>')
+        elif banded:
+            parts.append(f'<path class="bar" d="M{x(banded[0].rate):.1f} {y(banded[0].low):.1f}V{y(banded[0].high):.1f}"/>')
+        parts.append('<polyline class="line" points="' + " ".join(f"{x(p.rate):.1f},{y(p.mean):.1f}" for p in each) + '"/>')
+        for point in each:
+            parts.append(f'{_mark(number, x(point.rate), y(point.mean))}<title>{escape(_words(point, names[number], digits))}</title></path>')
+        parts.append("</g>")
+    return "".join([*parts, "</svg>"])
+
+
+def _words(point: Point, name: str, digits: int) -> str:
+    interval = "" if point.low is None else f" [{point.low:.{digits}f}, {point.high:.{digits}f}]"
+    return f"{name} {point.setting}: {point.rate:.2f} kbit/s, {point.mean:.{digits}f}{interval}, {point.count} recordings"
+
+
+SHAPES = ("M{l} {y}a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0 -7.2 0", "M{l} {t}h6.6v6.6h-6.6z", "M{x} {tt}l4.4 7.6h-8.8z", "M{x} {td}l4.6 4.6l-4.6 4.6l-4.6 -4.6z")
+
+
+def _mark(number: int, x: float, y: float) -> str:
+    """The start of a path: a disc, square, triangle or rhombus, so that colours are not all that tells systems apart."""
+    shape = SHAPES[number % len(SHAPES)]
+    left = x - (3.6 if number % len(SHAPES) == 0 else 3.3)
+    return f'<path class="dot" d="{shape.format(l=f"{left:.1f}", x=f"{x:.1f}", y=f"{y:.1f}", t=f"{y - 3.3:.1f}", tt=f"{y - 4.8:.1f}", td=f"{y - 4.6:.1f}")}">'
+
+
+def mark(number: int) -> str:
+    """The mark of a system, for a legend."""
+    return f'<svg class="s s{number % 8} mark" viewBox="0 0 14 14" aria-hidden="true">{_mark(number, 7, 7)}</path></svg>'
+
+
+def _log_axis(low: float, high: float):
+    if high / low < 1.2:
+        low, high = low / 1.3, high * 1.3
+    first, last = math.log(low), math.log(high)
+    pad = 0.06 * (last - first)
+    return lambda rate: LEFT + (math.log(rate) - first + pad) / (last - first + 2 * pad) * (WIDTH - LEFT - RIGHT)
+
+
+def _rate_ticks(low: float, high: float) -> list[float]:
+    """At most seven of 0.1, 0.2, 0.5, 1, 2, 4, 8, 16, ..."""
+    doubled = [2.0**k for k in range(-6, 12)]
+    ticks = [tick for tick in doubled if low * 0.9 <= tick <= high * 1.1] or [round(low, 2)]
+    return ticks if len(ticks) <= 7 else ticks[::2]
+
+
+def nice(low: float, high: float) -> list[float]:
+    """Three to seven round numbers over a span; the span lies inside of them but for less than one step."""
+    span = high - low or abs(high) or 1.0
+    step = 10 ** math.floor(math.log10(span / 4))
+    step *= next(factor for factor in (1, 2, 2.5, 5, 10) if span / (step * factor) <= 5)
+    first = math.floor(low / step + 1e-9)
+    ticks = [round(step * k, 10) for k in range(first, math.ceil(high / step - 1e-9) + 1)]
+    return ticks if len(ticks) > 1 else [ticks[0], round(ticks[0] + step, 10)]
