@@ -47,7 +47,7 @@ class Tab:
             raise RuntimeError(f"{expression}: {result['exceptionDetails']}")
         return result["result"].get("value")
 
-    async def until(self, expression: str, seconds: float = 30) -> None:
+    async def until(self, expression: str, seconds: float = 90) -> None:
         for _ in range(int(seconds / 0.1)):
             if await self.value(f"Boolean({expression})"):
                 return
