@@ -39,15 +39,24 @@ def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu") -> Code
         return convert(directory).to(device)
     config = CodecConfig.from_json(directory / CONFIG)
     try:
-        with torch.device("meta"), _Undrawn():
+        with torch.device("meta"), Undrawn():
             shapes = _state(Codec(config))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{directory / CONFIG} describes no model that can be built: {error}") from None
     _check(directory / WEIGHTS, shapes)  # before anything large is made
-    with torch.random.fork_rng(devices=[]), _Undrawn():  # the caller's random numbers stay as they are
+    with torch.random.fork_rng(devices=[]), Undrawn():  # the caller's random numbers stay as they are
         model = Codec(config)
     _fill(_state(model), directory / WEIGHTS)
-    return model.to(device).eval().requires_grad_(False)
+    return _ready(model.to(device).eval().requires_grad_(False))
+
+
+def _ready(model: Codec) -> Codec:
+    """One frame there and back where it can run live: weights are laid out and libraries started now, not while somebody
+    listens."""
+    if model.encoder.context is None and model.decoder.context is None and not (model.encoder.window or model.decoder.window):
+        with model.stream() as stream:
+            stream.decode(stream.encode(torch.zeros(1, 1, model.frame_size)))
+    return model
 
 
 def save(model: Codec, directory: str | Path, dtype: torch.dtype = torch.float16) -> None:
@@ -123,7 +132,7 @@ def _download(name: str) -> Path:
         raise ConfigError(f"{name} is neither a directory nor to be had from the hub ({type(error).__name__})") from None
 
 
-class _Undrawn(TorchFunctionMode):
+class Undrawn(TorchFunctionMode):
     """Models are built without drawing initial weights: it takes long, and on the "meta" device 150 MB of torch's parts."""
 
     METHODS = {torch.Tensor.uniform_, torch.Tensor.normal_}

@@ -25,6 +25,7 @@ FAMILIES = {  # by "model_type"
     "encodec": "codec.convert.encodec",
     "mimi": "codec.convert.mimi",
     "neucodec": "codec.convert.neucodec",
+    "neural_codec": "codec.convert.neural_codec",
     "snac": "codec.convert.snac",
     "speechtokenizer": "codec.convert.speechtokenizer",
     "wavtokenizer": "codec.convert.wavtokenizer",
