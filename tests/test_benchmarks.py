@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import judges  # noqa: E402
 import peers  # noqa: E402
+import performance  # noqa: E402
 import public  # noqa: E402
 import quality  # noqa: E402
 import speed  # noqa: E402
@@ -203,3 +204,25 @@ def test_public_packages_that_are_missing_are_named(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         public.parse(["--families", "opus"])
     assert public.spread([3.0]) == (3.0, 3.0, 3.0) and public.spread([1.0, 2.0, 3.0]) == (2.0, 1.5, 2.5)
+
+
+# Performance
+
+
+def test_the_table_of_performance_is_measured(monkeypatch):
+    monkeypatch.setattr(performance, "STEPS", 20)
+    monkeypatch.setattr(performance, "REPEATS", 1)
+    found = performance.measure("speech-16k", "speech-16k", 1.0)
+    assert found["encode"] > 1 and found["decode"] > 1 and found["memory"] > 1 and found["step"] == 20
+    for side in ("encode_step", "decode_step"):
+        assert 0 < found[side][0] <= found[side][1] <= found[side][2]
+    assert 0.2 < found["encode_gflop"] < 2 and 0.2 < found["decode_gflop"] < 2  # per second of audio
+    assert performance.row("ours", found).count("|") == 10
+
+
+def test_systems_that_are_not_there_are_named_with_the_remedy(monkeypatch, capsys):
+    monkeypatch.setattr(performance.shutil, "which", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["performance.py", "--systems", "opus,lyra"])
+    performance.main()
+    said = capsys.readouterr().err
+    assert "apt install opus-tools" in said and "ai-edge-litert" in said

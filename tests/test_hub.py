@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import codec
 from codec import hub
 from codec.config import ConfigError
+from quantizers.half_weights import pack
 
 
 @pytest.fixture()
@@ -32,6 +33,18 @@ def test_what_is_saved_is_loaded(tmp_path, config):
     hub.save(loaded, tmp_path / "again")  # fp16 once is fp16 for ever
     assert codec.load(str(tmp_path / "again")).spec == loaded.spec
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_loaded_model_is_ready_to_run_live(saved):
+    """Weights are laid out by `load`, not in the first moment of a stream."""
+    if pack(torch.ones(2, 2), None) is None:
+        pytest.skip("this torch has no FBGEMM")
+    model = codec.load(saved)
+    packs = {name: part._half._packed for name, part in model.named_modules() if hasattr(part, "_half")}
+    assert packs and all(pack is not None for pack in packs.values())
+    with model.stream() as stream:
+        stream.decode(stream.encode(torch.zeros(1, 1, 3 * model.frame_size)))
+    assert all(part._half._packed is packs[name] for name, part in model.named_modules() if name in packs)
 
 
 def test_trainers_of_codebooks_are_not_saved(tmp_path):
