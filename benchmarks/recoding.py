@@ -36,13 +36,13 @@ CASES = (
     ("multiscale_rvq", 8, 256, {"strides": (4, 4, 2, 2, 1, 1, 1, 1)}),
     ("simvq", 2, 256, {}),
     ("simvq", 8, 256, {}),
-    ("kmeans", 8, 256, {}),
     ("residual_fsq", 2, 6561, {}),
     ("residual_fsq", 8, 6561, {}),
     ("mvq", 2, 256, {}),
     ("mvq", 2, 256, {"stages": (1, 1)}),
     ("mvq", 8, 256, {"stages": (3, 3, 2)}),
     ("mvq", 8, 256, {}),
+    ("mvq", 8, 256, {"settle": True}),
 )
 
 

@@ -46,8 +46,7 @@ class Quantizer(nn.Module):
         if not codebook_sizes:
             raise ValueError("num_codebooks=0: at least 1 is needed")
         for size in codebook_sizes:
-            if not 2 <= size <= MAX_CODEBOOK_SIZE:
-                raise ValueError(f"codebook_size={size} is outside 2..{MAX_CODEBOOK_SIZE}: take more, smaller codebooks")
+            check_size(size)
         self.dim = dim
         self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
 
@@ -202,6 +201,13 @@ class Quantizer(nn.Module):
         if beam not in (None, 1):
             raise ValueError(f"beam={beam}: {type(self).__name__} finds its codes without a beam; leave it out")
         return 1
+
+
+def check_size(size: int) -> None:
+    """Raises ValueError for a codebook_size that no family has."""
+    if not 2 <= size <= MAX_CODEBOOK_SIZE:
+        remedy = "take more, smaller codebooks" if size > 2 else "a codebook has at least 2 codes"
+        raise ValueError(f"codebook_size={size} is outside 2..{MAX_CODEBOOK_SIZE}: {remedy}")
 
 
 def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:

@@ -1,17 +1,17 @@
 """Beam search of residual codes, for encoding: of the best `beam` choices of codes for the codebooks so far, each is
 continued with every vector of the next codebook, and the `beam` best of these go on. A beam of 1 is the greedy search.
 
-Of a choice is kept what it leaves of x, r, and its score, -|r|^2 / 2, to which a vector v adds r.v - |v|^2 / 2. The score
-is found of r at every turn: where latents are far from zero, a sum of such changes would carry the rounding of the first
-to the end. One matrix product scores all vectors for all choices of many frames, so that a search costs about `beam`
+Of a choice is kept what it leaves of x, r, and its score, -|r|^2 / 2, to which a vector v adds r.v - |v|^2 / 2. The
+score is found of r at every turn: where latents are far from zero, a sum of such changes would carry the rounding of the
+first to the end. One matrix product scores all vectors for all choices of many frames, so that a search costs about `beam`
 times a greedy one.
 
 Even so, what codes decode to is not always searched back to the same codes: these may fall out of the beam on their
 way. Therefore the best choices of the end are decoded and searched again, one after the other, and the first that comes
 back is taken (`settled`). Where none of `TRIES` does, what the best one is searched back to is tried, and so on. So
 codes survive decoding and encoding; it takes a bit more than the time of a second search, and makes the error a few
-percent larger. Of codebooks that hold a code for several frames this would make it much larger: there the choices of the
-end are all.
+percent larger. Of codebooks that hold a code for several frames this would make it much larger: there the choices of
+the end are all.
 
 Frames do not see each other: one alone has the codes that it has among many.
 """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from quantizers.base import MAX_CODEBOOK_SIZE
+from quantizers.base import MAX_CODEBOOK_SIZE, check_size
 from quantizers.projection import ProjectedQuantizer
 
 RECONSTRUCTIONS = ("centroid", "grid")
@@ -174,8 +174,7 @@ class _NestedCells(nn.Module):
 
 def check_levels(levels: Sequence[int] | None, codebook_size: int, room: int) -> tuple[int, ...]:
     """The levels of at most `room` axes, chosen where there are none given. Raises ValueError where they do not fit."""
-    if not 2 <= codebook_size <= MAX_CODEBOOK_SIZE:  # before any of so many are tried
-        raise ValueError(f"codebook_size={codebook_size} is outside 2..{MAX_CODEBOOK_SIZE}")
+    check_size(codebook_size)  # before any of so many are tried
     if levels is None:
         for most in (8, 16):
             found = factors(codebook_size, most, room)

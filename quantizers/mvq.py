@@ -54,16 +54,19 @@ class MultiCodebookVQ(DataStartedQuantizer):
             linear classifier of the latents, as in the source of the method, which `forward` trains and `fit_mvq` fits.
             The beam's codes are better for the same time.
         beam: with one stage the width of that search, 48 by default: wider is slower and better; training takes 8 at
-            most. With several it is 1 by default: each is searched in turn, from a beam of 48. Above 1, that many choices
-            are followed through the codebooks of all (`beam_search`): from 8 on the error is smaller, and codes survive
-            decoding and encoding again, but the first stages alone decode worse.
+            most. With several it is 1 by default: each is searched in turn, from a beam of 48. Above 1, that many
+            choices are followed through the codebooks of all (`beam_search`): codes survive decoding and encoding
+            again, and from 8 on the error is smaller, but the first stages alone decode worse.
         decay: of the moving averages that train the codebooks.
         kmeans_iters: iterations of k-means from which they start.
+        settle: encoding goes on to codes that survive decoding and encoding again, in about twice the time and with an
+            error up to a few percent larger. For one stage; several have a beam for that.
     """
 
     def __init__(
         self, dim: int, num_codebooks: int = 8, codebook_size: int = 256, stages: tuple[int, ...] | None = None,
         rounds: int = 5, start: str = "beam", beam: int | None = None, decay: float = 0.99, kmeans_iters: int = 10,
+        settle: bool = False,
     ) -> None:
         super().__init__(dim, (codebook_size,) * num_codebooks)
         sizes = (num_codebooks,) if stages is None else tuple(stages)
@@ -82,10 +85,12 @@ class MultiCodebookVQ(DataStartedQuantizer):
             raise ValueError(f"decay={decay} is outside [0, 1): 0.99 averages over about 100 steps")
         if kmeans_iters < 1:
             raise ValueError(f"kmeans_iters={kmeans_iters}: at least 1 is needed")
+        if settle and len(sizes) > 1:
+            raise ValueError(f"settle=True is for one stage, and stages={sizes} are several: give them beam=16")
         if beam is None:
             beam = BEAM if len(sizes) == 1 else 1
         self.codebook_size, self.rounds, self.start, self.beam = codebook_size, rounds, start, check_beam(beam)
-        self.decay, self.kmeans_iters = decay, kmeans_iters
+        self.decay, self.kmeans_iters, self.settle = decay, kmeans_iters, settle
         ends = list(itertools.accumulate(sizes))
         self.stages = tuple(Stage(n, end - size, end) for n, (size, end) in enumerate(zip(sizes, ends)))
         codebooks = torch.empty(num_codebooks, codebook_size, dim).uniform_(-1.0, 1.0) / num_codebooks
@@ -105,7 +110,8 @@ class MultiCodebookVQ(DataStartedQuantizer):
     @property
     def id(self) -> str:
         """8 hex digits of all that codes depend on: codes kept with it cannot be mixed up with those of another."""
-        digest = hashlib.sha256(repr((self.codebook_sizes, self.counts, self.rounds, self.start, self.beam)).encode())
+        search = (self.codebook_sizes, self.counts, self.rounds, self.start, self.beam) + ("settle",) * self.settle
+        digest = hashlib.sha256(repr(search).encode())
         for name, tensor in sorted(self.inference_state().items()):
             digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
         return digest.hexdigest()[:8]
@@ -142,13 +148,25 @@ class MultiCodebookVQ(DataStartedQuantizer):
             books = self.codebooks[:k].float()
             tables = [beam_search.Table(*table) for table in zip(books, 0.5 * books.square().sum(2))]
             return beam_search.encode(latents, tables, self.strides[:k], beam, self._decode, self.mean)
-        left = latents.mT.reshape(batch * frames, dim) - self.mean
-        codes = []
+        rows = latents.mT.reshape(batch * frames, dim)
+        if self.settle:
+            codes = beam_search.settled(
+                rows,
+                propose=lambda rows: self._in_turn(stages, rows, beam)[:, None],
+                restore=lambda codes: self._decode(codes[:, :, None])[:, :, 0],
+            )
+        else:
+            codes = self._in_turn(stages, rows, beam)
+        return codes.reshape(batch, frames, k).mT.contiguous()
+
+    def _in_turn(self, stages: tuple[Stage, ...], rows: Tensor, beam: int) -> Tensor:
+        """rows (N, dim) to codes (N, k): each stage is searched on what those before it leave over."""
+        left, codes = rows - self.mean, []
         for stage in stages:
             found = self._find(stage, left, beam)
             left = left - self._vectors(stage, found)
             codes.append(found)
-        return torch.cat(codes, 1).reshape(batch, frames, k).mT.contiguous()
+        return torch.cat(codes, 1)
 
     def _decode(self, codes: Tensor) -> Tensor:
         total = self.mean.expand(codes.shape[0], codes.shape[2], self.dim)

@@ -70,5 +70,6 @@ def build(name: str, dim: int, num_codebooks: int, codebook_size: int, **chosen:
     if dim < 1:
         raise ValueError(f"dim={dim}: latents are at least 1 wide")
     if not 1 <= num_codebooks <= MAX_CODEBOOKS:
-        raise ValueError(f"num_codebooks={num_codebooks} is outside 1..{MAX_CODEBOOKS}: take fewer, larger codebooks")
+        remedy = "take fewer, larger codebooks" if num_codebooks > 1 else "at least 1 is needed"
+        raise ValueError(f"num_codebooks={num_codebooks} is outside 1..{MAX_CODEBOOKS}: {remedy}")
     return family(name)(**sizes, **chosen)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantizers.beam_search import Turn, check_beam, search, settled
+from quantizers.beam_search import Table, Turn, check_beam, search, settled
 from quantizers.codebook import CodebookQuantizer, Step, Visit, carry, mean_square
+from quantizers.projection import Kept
 from quantizers.search import products
 from quantizers.start import principal_axes
 
@@ -33,7 +34,8 @@ class SplitResidualVQ(CodebookQuantizer):
         parallel: both halves quantize the latents, as in Mimi's published weights; needs codebook_dim.
         decay: of the moving averages that train the codebooks.
         beam: width of the search in encoding (`beam_search`) for each half, so that semantic codes do not depend on
-            acoustic ones: 1 is greedy, wider is better and slower. Training is greedy.
+            acoustic ones: 1 is greedy, wider is better and slower. Acoustic codes are then searched for the least error
+            of the latents, not of what is mapped from them. Training is greedy.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class SplitResidualVQ(CodebookQuantizer):
             raise ValueError("parallel=True needs codebook_dim: without maps both halves would code the same")
         super().__init__(dim, num_codebooks, codebook_size, width=codebook_dim or dim, decay=decay)
         self.semantic_codebooks, self.codebook_dim, self.parallel = semantic_codebooks, codebook_dim, parallel
-        self.beam = check_beam(beam)
+        self.beam, self._kept = check_beam(beam), Kept()
         if codebook_dim is not None:
             self.semantic_in, self.acoustic_in = (nn.Linear(dim, codebook_dim, bias=False) for _ in range(2))
             self.semantic_out, self.acoustic_out = (nn.Linear(codebook_dim, dim, bias=False) for _ in range(2))
@@ -94,15 +96,15 @@ class SplitResidualVQ(CodebookQuantizer):
     def _encode_by_beam(self, latents: Tensor, k: int, beam: int) -> Tensor:
         batch, dim, frames = latents.shape
         first = min(k, self.semantic_codebooks)
-        semantic, acoustic = (list(map(Turn, self._beam_tables(half))) for half in (range(first), range(first, k)))
+        semantic, acoustic = list(map(Turn, self._beam_tables(range(first)))), self._acoustic_turns(k)
 
         def propose(rows: Tensor) -> Tensor:
             choices = search(self._narrow(0, rows)[:, None], semantic, beam)
             if not acoustic:
                 return choices
             best = choices[:, :1]  # (N, 1, codes)
-            left = rows if self.parallel else rows - restore(best[:, 0])
-            choices = search(self._narrow(first, left)[:, None], acoustic, beam)
+            left = rows - restore(best[:, 0])
+            choices = search(left[:, None], acoustic, beam)
             return torch.cat([best.expand(-1, choices.shape[1], -1), choices], 2)
 
         def restore(codes: Tensor) -> Tensor:
@@ -112,6 +114,22 @@ class SplitResidualVQ(CodebookQuantizer):
         # In parallel each half finds the other's output again, too, so that nothing settles.
         codes = propose(rows)[:, 0] if self.parallel else settled(rows, propose, restore)
         return codes.reshape(batch, frames, k).mT
+
+    def _acoustic_turns(self, k: int) -> list[Turn]:
+        """The acoustic ones of the first k codebooks, as wide as the latents."""
+        first = self.semantic_codebooks
+        if self.codebook_dim is None:
+            return list(map(Turn, self._beam_tables(range(first, k))))
+        widen = self.acoustic_out.weight
+
+        def make() -> list[Turn]:
+            tables = []
+            for keys in self.codebooks[first:].float():
+                vectors = self._part(first, keys)
+                tables.append(Table(vectors, 0.5 * vectors.square().sum(1), widen.detach().float(), keys))
+            return list(map(Turn, tables))
+
+        return self._kept.of([self.codebooks, widen], make)[: max(0, k - first)]
 
     def _narrow(self, index: int, rows: Tensor) -> Tensor:
         """(N, dim) to what the half of codebook `index` quantizes (N, width)."""

@@ -169,12 +169,33 @@ def test_stages_are_searched_in_turn_unless_a_beam_goes_through_all():
         left = left - sum(quantizer.codebooks[first + n][in_turn[-1][:, n]] for n in range(last - first))
     codes = quantizer.encode(latents)
     assert quantizer.beam == 1 and torch.equal(codes[0].T, torch.cat(in_turn, 1))
-    assert torch.equal(quantizer.encode(latents, 3, beam=16), codes[:, :3])  # of one stage the search is the best there is
+    assert torch.equal(quantizer.encode(latents, 3, beam=16), codes[:, :3])  # one stage has a joint search
     through = quantizer.encode(latents, beam=16)
     nearer = (quantizer.decode(through) - latents).square().mean()
     assert nearer < 0.9 * (quantizer.decode(codes) - latents).square().mean()
     assert (quantizer.encode(quantizer.decode(through), beam=16) == through).float().mean() > 0.99
     assert make().beam == 48  # one stage
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("start", ["beam", "predicted"])
+def test_settled_codes_survive_decoding_and_encoding(start):
+    quantizer, _ = make_training(dim=12, books=6, start=start)
+    quantizer.eval()
+    quantizer.beam = 2  # so that there is something to settle
+    latents = torch.randn(2, 12, 200)
+    codes, name = quantizer.encode(latents), quantizer.id
+    quantizer.settle = True
+    settled = quantizer.encode(latents)
+    assert quantizer.id != name
+    assert (quantizer.encode(quantizer.decode(codes)) == codes).float().mean() < 0.99
+    least = 0.99 if start == "beam" else 0.97
+    assert (quantizer.encode(quantizer.decode(settled)) == settled).float().mean() > least
+    before, after = ((quantizer.decode(found) - latents).square().mean() for found in (codes, settled))
+    assert after < 1.2 * before
+    for frames in (slice(0, 1), slice(57, 60)):
+        assert torch.equal(quantizer.encode(latents[..., frames]), settled[..., frames])
+    assert quantizer.encode(latents[..., :0]).shape == (2, 6, 0)
 
 
 def test_more_rounds_are_no_worse():
@@ -229,7 +250,8 @@ def test_coding_needs_torch_alone():
     ({"stages": (2, 3)}, "add up to num_codebooks=4"), ({"stages": (4, 0)}, "at least 1"), ({"stages": ()}, "at least 1"),
     ({"rounds": -1}, "0 or more"), ({"beam": 0}, "at least 1"), ({"start": "zero"}, "beam and predicted"),
     ({"decay": 1.0}, r"outside \[0, 1\)"),
-    ({"kmeans_iters": 0}, "at least 1"), ({"size": 8192}, "more stages"), ({"size": 1}, "outside 2..65536"),
+    ({"stages": (2, 2), "settle": True}, "give them beam"), ({"kmeans_iters": 0}, "at least 1"),
+    ({"size": 8192}, "more stages"), ({"size": 1}, "outside 2..65536"),
     ({"books": 0}, "at least 1"),
 ])
 def test_bad_configuration_says_the_remedy(options, message):

@@ -301,6 +301,8 @@ def test_statistics_tell_a_collapse():
     ({"num_codebooks": 2.5}, "num_codebooks=2.5 must be a whole number"),
     ({"codebook_size": "64"}, "codebook_size='64' must be a whole number"),
     ({"codebook_size": 65537}, "codebook_size=65537 is outside 2..65536"),
+    ({"codebook_size": 1}, "codebook_size=1 is outside 2..65536: a codebook has at least 2"),
+    ({"num_codebooks": 0}, "num_codebooks=0 is outside 1..256: at least 1"),
     ({"dim": 0}, "dim=0"),
 ])
 @pytest.mark.parametrize("name", ["rvq", "product", "fsq", "mvq", "multiscale_rvq"])
