@@ -18,7 +18,7 @@ from codec.nn.conv import CausalConv1d, CausalConvTranspose1d
 from codec.nn.lstm import ResidualLSTM
 from codec.nn.state import State, run, run_sliced
 
-SLICE_NUMBERS = 1_500_000  # in the widest activation of a slice
+SLICE_NUMBERS = 750_000  # in the widest activation of a slice: what comes and goes then stays in memory, and near
 FEW_NUMBERS = 5_000  # a frame: layers of so few, with their many weights, run on all frames at once
 
 
