@@ -60,7 +60,7 @@ class MultiCodebookVQ(DataStartedQuantizer):
         decay: of the moving averages that train the codebooks.
         kmeans_iters: iterations of k-means from which they start.
         settle: encoding goes on to codes that survive decoding and encoding again, in about twice the time and with an
-            error up to a few percent larger. For one stage; several have a beam for that.
+            error a few percent larger. For one stage that starts from a beam; several stages have a beam for that.
     """
 
     def __init__(
@@ -85,6 +85,8 @@ class MultiCodebookVQ(DataStartedQuantizer):
             raise ValueError(f"decay={decay} is outside [0, 1): 0.99 averages over about 100 steps")
         if kmeans_iters < 1:
             raise ValueError(f"kmeans_iters={kmeans_iters}: at least 1 is needed")
+        if settle and start != "beam":
+            raise ValueError('settle=True: what a classifier predicts of decoded latents is too far off; set start="beam"')
         if settle and len(sizes) > 1:
             raise ValueError(f"settle=True is for one stage, and stages={sizes} are several: give them beam=16")
         if beam is None:

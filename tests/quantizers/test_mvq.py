@@ -178,9 +178,8 @@ def test_stages_are_searched_in_turn_unless_a_beam_goes_through_all():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("start", ["beam", "predicted"])
-def test_settled_codes_survive_decoding_and_encoding(start):
-    quantizer, _ = make_training(dim=12, books=6, start=start)
+def test_settled_codes_survive_decoding_and_encoding():
+    quantizer, _ = make_training(dim=12, books=6)
     quantizer.eval()
     quantizer.beam = 2  # so that there is something to settle
     latents = torch.randn(2, 12, 200)
@@ -189,8 +188,7 @@ def test_settled_codes_survive_decoding_and_encoding(start):
     settled = quantizer.encode(latents)
     assert quantizer.id != name
     assert (quantizer.encode(quantizer.decode(codes)) == codes).float().mean() < 0.99
-    least = 0.99 if start == "beam" else 0.97
-    assert (quantizer.encode(quantizer.decode(settled)) == settled).float().mean() > least
+    assert (quantizer.encode(quantizer.decode(settled)) == settled).float().mean() > 0.99
     before, after = ((quantizer.decode(found) - latents).square().mean() for found in (codes, settled))
     assert after < 1.2 * before
     for frames in (slice(0, 1), slice(57, 60)):
@@ -250,7 +248,8 @@ def test_coding_needs_torch_alone():
     ({"stages": (2, 3)}, "add up to num_codebooks=4"), ({"stages": (4, 0)}, "at least 1"), ({"stages": ()}, "at least 1"),
     ({"rounds": -1}, "0 or more"), ({"beam": 0}, "at least 1"), ({"start": "zero"}, "beam and predicted"),
     ({"decay": 1.0}, r"outside \[0, 1\)"),
-    ({"stages": (2, 2), "settle": True}, "give them beam"), ({"kmeans_iters": 0}, "at least 1"),
+    ({"stages": (2, 2), "settle": True}, "give them beam"), ({"start": "predicted", "settle": True}, "set start"),
+    ({"kmeans_iters": 0}, "at least 1"),
     ({"size": 8192}, "more stages"), ({"size": 1}, "outside 2..65536"),
     ({"books": 0}, "at least 1"),
 ])
