@@ -34,8 +34,8 @@ async def speak(index: int, rate: int, frame: int, seconds: float, send, stamps:
         await send(wav)
 
 
-async def in_process(model: codec.Codec, streams: int, seconds: float, direction: str) -> list[list[float]]:
-    async with Batcher(model, streams) as batcher:
+async def in_process(model: codec.Codec, streams: int, seconds: float, direction: str, wait: float) -> list[list[float]]:
+    async with Batcher(model, streams, wait) as batcher:
         async def client(index: int) -> list[float]:
             with batcher.open(direction) as stream:
                 stamps: list[float] = []
@@ -85,12 +85,14 @@ def clients(core: int | None, results, *arguments) -> None:
         results.put(repr(error))
 
 
-async def with_server(model: codec.Codec, streams: int, seconds: float, direction: str, core: int | None) -> list[list[float]]:
+async def with_server(
+    model: codec.Codec, streams: int, seconds: float, direction: str, wait: float, core: int | None
+) -> list[list[float]]:
     from aiohttp import web
 
     from codec.serving.server import Server
 
-    runner = web.AppRunner(Server([model], streams).app(), access_log=None)
+    runner = web.AppRunner(Server([model], streams, wait).app(), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     context = multiprocessing.get_context("spawn")
@@ -118,6 +120,7 @@ def main() -> None:
     parser.add_argument("--direction", choices=("encode", "both"), default="both")
     parser.add_argument("--socket", action="store_true", help="through the websocket server")
     parser.add_argument("--core", type=int, help="for the clients of --socket; the server's is chosen with taskset")
+    parser.add_argument("--max-wait", type=float, default=5.0, help="ms, of the batcher (default: %(default)g)")
     parser.add_argument("--limit", type=float, default=40.0, help="ms for 99 %% of frames (default: %(default)g)")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -126,8 +129,8 @@ def main() -> None:
     print("streams   p50 ms   p99 ms   CPU s/s   live")
     for streams in map(int, args.streams.split(",")):
         before, began = time.process_time(), time.perf_counter()
-        work = with_server(model, streams, args.seconds, args.direction, args.core) if args.socket else \
-            in_process(model, streams, args.seconds, args.direction)
+        work = with_server(model, streams, args.seconds, args.direction, args.max_wait / 1000, args.core) if args.socket else \
+            in_process(model, streams, args.seconds, args.direction, args.max_wait / 1000)
         late = 1000 * np.array(asyncio.run(work))[:, 10:]  # (streams, frames) in ms; the first ones warm up
         used = (time.process_time() - before) / (time.perf_counter() - began)
         live = int((np.percentile(late, 99, axis=1) <= args.limit).sum())

@@ -69,6 +69,18 @@ def test_without_aiohttp_the_remedy_is_told(folder, capsys, monkeypatch):
     assert error.count("\n") == 1 and 'pip install "neural-codec-toolkit[serve]"' in error
 
 
+def test_the_help_waits_for_nothing_heavy():
+    program = """
+import contextlib, io, sys
+from codec.cli import main
+with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+    main(["serve", "--help"])
+assert "--max-streams" in out.getvalue()
+assert not {"torch", "numpy", "aiohttp", "asyncio"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
 @pytest.mark.parametrize("options", [["--port", "70000"], ["--max-streams", "0"], ["--max-wait", "-1"], ["--patience", "nan"]])
 def test_options_out_of_range(options):
     with pytest.raises(SystemExit) as stop:
