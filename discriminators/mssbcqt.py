@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from discriminators.base import Discriminator, DiscriminatorOutput, check_positive, conv2d, judge_all
 from discriminators.cqt import ConstantQ
-from discriminators.stft import compress
+from discriminators.stft import check_compression, compress
 
 
 class MultiScaleSubbandCQTDiscriminator(Discriminator):
@@ -78,6 +78,7 @@ class CQTDiscriminator(nn.Module):
 
     def __init__(self, transform: ConstantQ, channels: int, dilations: Sequence[int], compression: float) -> None:
         super().__init__()
+        check_compression(compression)
         self.transform, self.compression = transform, compression
         self.align = nn.ModuleList(conv2d(2, 2, (3, 9)) for _ in range(transform.octaves))
         layers = [conv2d(2, channels, (3, 9))]

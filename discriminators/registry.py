@@ -40,6 +40,10 @@ def build(name: str, **options: Any) -> Discriminator:
         raise ValueError(
             f"discriminator {name!r} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known)}"
         )
+    for option, value in options.items():
+        listed = isinstance(inspect.signature(family).parameters[option].default, tuple)
+        if listed and not isinstance(value, (list, tuple)):
+            raise ValueError(f"discriminator {name!r}: {option} is {value!r}; give a list")
     return family(**options)
 
 

@@ -17,6 +17,7 @@ class ComplexSTFT(nn.Module):
 
     def __init__(self, n_fft: int, compression: float = 1.0) -> None:
         super().__init__()
+        check_compression(compression)
         self.n_fft, self.compression = n_fft, compression
         window = torch.hann_window(n_fft)
         self.register_buffer("window", window / window.square().sum().sqrt(), persistent=False)
@@ -33,6 +34,12 @@ class ComplexSTFT(nn.Module):
             )
             parts = torch.view_as_real(z.transpose(1, 2))  # (B, N, bins, 2)
             return compress(parts, self.compression).permute(0, 3, 1, 2)
+
+
+def check_compression(exponent: float) -> None:
+    """Raise ValueError unless magnitudes can be raised to it."""
+    if not 0 < exponent <= 1:
+        raise ValueError(f"compression is {exponent!r}; give a number above 0, up to 1 for none")
 
 
 def compress(parts: Tensor, exponent: float) -> Tensor:

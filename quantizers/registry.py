@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import typing
 from typing import Any
 
@@ -72,4 +73,25 @@ def build(name: str, dim: int, num_codebooks: int, codebook_size: int, **chosen:
     if not 1 <= num_codebooks <= MAX_CODEBOOKS:
         remedy = "take fewer, larger codebooks" if num_codebooks > 1 else "at least 1 is needed"
         raise ValueError(f"num_codebooks={num_codebooks} is outside 1..{MAX_CODEBOOKS}: {remedy}")
+    hints = option_types(name)
+    for option, value in chosen.items():
+        _check_kind(f"quantizer {name!r}: {option}", value, hints[option])
     return family(name)(**sizes, **chosen)
+
+
+def _check_kind(what: str, value: Any, hint: Any) -> None:
+    """Raise ValueError unless a value is of the annotated type of an option."""
+    kinds = typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
+    if value is None and type(None) in kinds:
+        return
+    kind = kinds[0]
+    if typing.get_origin(kind) is not None:  # a tuple or sequence of whole numbers
+        fits = isinstance(value, (list, tuple)) and all(isinstance(n, int) and not isinstance(n, bool) for n in value)
+        wanted = "a list of whole numbers"
+    elif kind is float:
+        fits, wanted = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value), "a number"
+    else:
+        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        wanted = {int: "a whole number", bool: "True or False", str: "a name"}[kind]
+    if not fits:
+        raise ValueError(f"{what}={value!r} must be {wanted}")

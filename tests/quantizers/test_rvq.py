@@ -311,6 +311,19 @@ def test_sizes_are_checked_for_all(name, sizes, message):
         quantizers.build(name, **{"dim": 8, "num_codebooks": 1, "codebook_size": 64} | sizes)
 
 
+@pytest.mark.parametrize("name, options, message", [
+    ("fsq", {"levels": 5}, "levels=5 must be a list of whole numbers"),
+    ("fsq", {"levels": (5.5, 5)}, "must be a list of whole numbers"),
+    ("rvq", {"decay": "0.9"}, "decay='0.9' must be a number"),
+    ("rvq", {"beam": 2.0}, "beam=2.0 must be a whole number"),
+    ("split_rvq", {"parallel": 1}, "parallel=1 must be True or False"),
+    ("lfq", {"reconstruction": 1}, "reconstruction=1 must be a name"),
+])
+def test_options_of_another_type_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        quantizers.build(name, dim=8, num_codebooks=2, codebook_size=25, **options)
+
+
 def test_importing_needs_torch_alone():
     import subprocess
     import sys
