@@ -1,0 +1,59 @@
+"""A process that only encodes or only decodes gives the weights of the other half back."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def wav():
+    return 0.3 * torch.randn(1, 1, 1700, generator=torch.Generator().manual_seed(0))
+
+
+def bytes_of(network) -> int:
+    return sum(value.numel() for value in network.state_dict().values() if not value.is_meta)
+
+
+def test_without_the_decoder_the_same_tokens_with_both_fingerprints(any_model, wav):
+    expected, half = any_model.encode(wav), copy.deepcopy(any_model)
+    half.release("decoder")
+    tokens = half.encode(wav)
+    assert torch.equal(tokens.codes, expected.codes) and tokens.spec == expected.spec
+    assert bytes_of(half.decoder) == 0 and half.device == any_model.device
+    with pytest.raises(ValueError, match="weights of the decoder were released: load the model again"):
+        half.decode(tokens)
+
+
+def test_without_the_encoder_the_same_sound(any_model, wav):
+    tokens, half = any_model.encode(wav), copy.deepcopy(any_model)
+    half.release("encoder")
+    assert torch.equal(half.decode(tokens), any_model.decode(tokens))
+    assert bytes_of(half.encoder) == 0 and half.spec == any_model.spec
+    with pytest.raises(ValueError, match="weights of the encoder were released"):
+        half.encode(wav)
+    with pytest.raises(ValueError, match="part='quantizer': there is encoder and decoder"):
+        half.release("quantizer")
+
+
+def test_long_audio_is_not_copied_whole(any_model):
+    """Every network is given blocks, and what comes back is the memory that was filled."""
+    seen, frame = [], any_model.frame_size
+    hook = any_model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].untyped_storage().data_ptr()))
+    wav = 0.3 * torch.randn(1, 1, 1100 * frame)
+    try:
+        tokens = any_model.encode(wav)
+    finally:
+        hook.remove()
+    assert len(seen) == 3 and seen[0] == wav.untyped_storage().data_ptr()
+    assert any_model.decode(tokens).untyped_storage().nbytes() == 4 * wav.numel()
+
+
+def test_samples_that_are_not_finite_are_refused(any_model):
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        wav = torch.zeros(400)
+        wav[123] = bad
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            any_model.encode(wav)
