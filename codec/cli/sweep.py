@@ -56,6 +56,11 @@ def run(args: argparse.Namespace) -> int | None:
             args.metrics or metrics.DEFAULT, args.jobs, args.layout, args.limit, args.rate, args.seconds, max(0, args.samples), args.lyra,
             metrics.Options(args.asr, args.ecapa), args.compare, progress.update,
         )
+    if compared := result.report.get("compare"):
+        moved = [row for row in compared["rows"] if row["verdict"] != "same"]
+        for row in moved:
+            summary(f"{row['model']} {row['setting']}: {row['metric']} is {row['verdict']}, {row['before']:.3f} to {row['now']:.3f} (p {row['p']:.2g})")
+        summary(f"{count(len(moved), 'figure')} of {len(compared['rows'])} moved against {compared['report']}")
     for one in result.left_out:
         note(f"{one.name} is left out: {one.reason}")
     for line in result.notes:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec.evaluation.edits import edits
 from codec.evaluation.probe_data import Recording
 from codec.evaluation.probe_heads import CodeVectors, draws, optimise, padded, start_tables
 from codec.evaluation.probe_report import LOWER, Missing, ProbeError, Score, bootstrap
@@ -118,15 +119,3 @@ class Writer(nn.Module):
         log_probs, _ = self(*padded([codes]))
         best = torch.unique_consecutive(log_probs[0].argmax(1)).tolist()
         return " ".join("".join(LETTERS[each - 1] for each in best if each).split())
-
-
-def edits(a: Sequence[str], b: Sequence[str]) -> int:
-    """Levenshtein distance: the fewest insertions, deletions and substitutions that make `b` of `a`."""
-    places = {symbol: number for number, symbol in enumerate(dict.fromkeys([*a, *b]))}
-    first, second = (np.array([places[symbol] for symbol in each], dtype=np.int64) for each in (a, b))
-    steps = np.arange(len(second) + 1)
-    row = steps
-    for number, symbol in enumerate(first, 1):
-        best = np.minimum(row[1:] + 1, row[:-1] + (second != symbol))
-        row = np.minimum.accumulate(np.concatenate([[number], best]) - steps) + steps  # insertions, left to right
-    return int(row[-1])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from codec.audio import resample
-from codec.evaluation.probe_characters import edits
+from codec.evaluation.edits import edits
 from codec.evaluation.probe_data import Recording
 from codec.evaluation.probe_report import LOWER, Missing, ProbeError, Score, bootstrap
 from codec.evaluation.probe_view import View

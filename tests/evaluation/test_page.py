@@ -103,7 +103,7 @@ def test_spectrograms_are_pictures_of_the_frequency():
 
 
 LISTEN = '<script>const errors = []; addEventListener("error", (event) => errors.push(event.message));</script>'
-SCRIPT = """<script>
+SCRIPT = """<script>{
 const heads = [...document.querySelectorAll("#table ~ .wide th button")].slice(0, 6), first = [];
 const column = () => [...document.querySelectorAll("table.sort")[0].tBodies[0].rows].map((row) => +row.cells[3].dataset.v);
 heads[3].click(); first.push(column()); heads[3].click(); first.push(column());
@@ -112,7 +112,7 @@ const hidden = document.querySelectorAll("svg g.off, tr.off, .clip.off").length;
 document.querySelectorAll(".clip")[1].click();
 const playing = document.querySelectorAll(".clip.on").length;
 document.title = JSON.stringify({ errors, first, hidden, playing, wide: document.documentElement.scrollWidth, room: innerWidth });
-</script>"""
+}</script>"""
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ document.title = JSON.stringify({ errors, first, hidden, playing, wide: document
 @pytest.mark.parametrize("width", [1280, 500])
 def test_it_works_in_a_browser(page, tmp_path, width):
     path = tmp_path / "page.html"
-    path.write_text(page.replace("<title>", LISTEN + "<title>").replace("</html>", SCRIPT + "</html>"), encoding="utf-8")
+    path.write_text(page.replace("<title>", LISTEN + "<title>", 1).replace("</html>", SCRIPT + "</html>"), encoding="utf-8")
     command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
                f"--window-size={width},900", "--dump-dom", path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

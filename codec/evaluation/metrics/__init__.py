@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from codec.evaluation.metrics.base import HIGHER, LOWER, Coded, Judge, Metric, MetricError, Options, Unjudged  # noqa: F401
+from codec.evaluation.metrics.opinion import DistillMos, DnsMos, PlcMos, Visqol
+from codec.evaluation.metrics.people import Speaker, Words
+from codec.evaluation.metrics.pitch import Pitch
 from codec.evaluation.metrics.signal import SiSdr, Spectra
 from codec.evaluation.metrics.speech import Estoi, NarrowPesq, Stoi, WidePesq
+from codec.evaluation.metrics.tokens import Repetition, Robustness
 
-JUDGES: tuple[type[Judge], ...] = (WidePesq, NarrowPesq, Stoi, Estoi, SiSdr, Spectra)
+JUDGES: tuple[type[Judge], ...] = (
+    WidePesq, NarrowPesq, Stoi, Estoi, SiSdr, Spectra, Pitch, Visqol, DistillMos, DnsMos, PlcMos, Speaker, Words, Repetition, Robustness,
+)
 METRICS: dict[str, Metric] = {metric.name: metric for judge in JUDGES for metric in judge.metrics}
 DEFAULT = ("pesq-wb", "stoi", "estoi", "si-sdr", "mel")
-SHORT = {"pesq": ("pesq-wb",), "f0": ("f0-error", "voicing-error")}
+SHORT = {"pesq": ("pesq-wb",), "f0": ("f0-error", "voicing-error"), "robustness": ("robust-noise", "robust-shift", "robust-gain")}
 
 
 def resolve(names: Iterable[str]) -> list[Metric]:

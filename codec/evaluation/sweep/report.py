@@ -11,7 +11,7 @@ from typing import Any
 
 from codec.evaluation.metrics import Metric
 from codec.evaluation import page
-from codec.evaluation.sweep import codes, summary, tables
+from codec.evaluation.sweep import codes, compare, summary, tables
 from codec.evaluation.sweep.cells import Cell
 
 VERSION = 1
@@ -36,6 +36,8 @@ def write(
         "cells": summary.rows(groups, names, resamples), "failures": summary.failures(groups, names), "left_out": left_out,
         "notes": notes, "codes": codes.usage(out, groups, models),
     }
+    if old is not None:
+        content["compare"] = compare.against(old, groups, content, resamples)
     remedy = tables.write(out, list(tables.long(groups, names, {})))
     if remedy:
         notes.append(f"results.parquet is left out: {remedy}")
