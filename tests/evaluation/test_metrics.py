@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from codec.evaluation import metrics
-from codec.evaluation.metrics import Coded, MetricError, Options, Unjudged
+from codec.evaluation.edits import edits
+from codec.evaluation.metrics import Coded, MetricError, Options, Unjudged, people, pitch, tokens
 from codec.evaluation.metrics.signal import distance, magnitudes, mel_filters, si_sdr
 from codec.evaluation.sound import Sound, lag
 
@@ -133,3 +134,81 @@ def test_lag_is_found_where_the_waveform_shows_it():
     late = np.concatenate([np.zeros(37, np.float32), wav])[: len(wav)]
     assert lag(wav, late, RATE) == pytest.approx(37 / RATE) and lag(late, wav, RATE) == pytest.approx(-37 / RATE)
     assert lag(wav, wav, RATE) == 0 and lag(wav, speech(1.0, seed=5), RATE) is None and lag(wav, 0 * wav, RATE) is None
+
+
+# Words, pitch, tokens: what is computed of what others give
+
+
+def test_word_and_letter_errors_by_hand():
+    found = people.rates(["the", "cat", "sat"], ["the", "bat", "sat", "down"])
+    assert found == {"dwer": (2 / 3, 3.0), "dcer": (6 / 11, 11.0)}  # one other word, one more; c -> b, and " down"
+    assert people.rates(["a"], []) == {"dwer": (1.0, 1.0), "dcer": (1.0, 1.0)}
+    assert edits("a b c d".split(), "a x c d e".split()) == 2 and edits([], ["a"]) == edits(["a"], []) == 1
+
+
+def test_pitch_errors_by_hand():
+    nan = np.nan
+    found = pitch.errors(np.array([100, 200, nan, nan, 100]), np.array([200, 200, 100, nan, nan]))
+    assert found["f0-error"] == pytest.approx(np.sqrt((1200**2 + 0) / 2)) and found["voicing-error"] == pytest.approx(2 / 5)
+    assert pitch.errors(np.array([100.0]), np.array([nan]))["f0-error"] == pytest.approx(1200 * math.log2(500 / 60))
+
+
+@pytest.mark.slow
+def test_the_pitch_of_a_voice_is_found():
+    pytest.importorskip("librosa")
+    time = np.arange(RATE) / RATE
+    voice = sum(np.sin(2 * np.pi * 120 * k * time) / k for k in range(1, 20)).astype(np.float32) * 0.1
+    track = pitch.f0(voice)
+    assert np.nanmedian(track) == pytest.approx(120, rel=0.01) and np.isfinite(track).mean() > 0.9
+
+
+def coded(codes: list[list[int]], recode=None) -> Coded:
+    return Coded(Sound(speech(0.4), RATE), 0, 0, 0, np.array(codes), (4,) * len(codes), 0.1, recode)
+
+
+def test_repetition_by_hand():
+    (one,) = metrics.judges(["repetition"], Options())
+    assert one(Sound(speech(0.4), RATE), coded([[1, 1, 1, 2], [0, 0, 3, 3]])) == {"repetition": pytest.approx(1 / 3)}
+    with pytest.raises(Unjudged, match="no tokens"):
+        one(Sound(speech(0.4), RATE), Coded(Sound(speech(0.4), RATE), 0, 0, 0))
+
+
+def test_robustness_by_hand():
+    heard: list[np.ndarray] = []
+
+    def recode(wav):  # one of four frames is another one, then another and a frame less, ...
+        heard.append(wav)
+        return np.array([[1, 2, 3, 3], [5, 5, 5, 5]])[:, : 4 if len(wav) == 6400 else 3]
+
+    wav = Sound(speech(0.4), RATE)
+    (one,) = metrics.judges(["robust-noise", "robust-shift", "robust-gain"], Options())
+    found = one(wav, coded([[1, 2, 3, 4], [5, 5, 5, 5]], recode))
+    assert found == {"robust-noise": 0.75, "robust-shift": 0.75, "robust-gain": 0.75}
+    noise, *shifted, quiet = heard
+    assert 20 * np.log10(np.std(noise - wav.wav) / np.sqrt((wav.wav**2).mean())) == pytest.approx(-40, abs=0.2)
+    assert [len(each) for each in shifted] == [6400 - 400, 6400 - 800] and np.allclose(quiet, wav.wav * 10 ** (-3 / 20))
+    assert tokens.kept(np.array([[1, 2]]), np.array([[3, 4, 5, 6, 7]])) == 0
+
+
+def test_judges_that_need_files_say_which(tmp_path):
+    for name, options, words in (
+        ("speaker", Options(), "--ecapa DIR is not given"), ("speaker", Options(ecapa=str(tmp_path)), "holds no model.safetensors"),
+        ("dwer", Options(), "--asr is not given"), ("dcer", Options(asr=str(tmp_path)), "holds no model.bin"),
+    ):
+        with pytest.raises(MetricError, match=words):
+            metrics.check(name, options)
+    metrics.check("stoi", Options())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, module, low, high", [
+    ("distill-mos", "distillmos", 0.5, 5.5), ("dnsmos", "speechmos", 0.5, 5), ("plcmos", "speechmos", 0.5, 5), ("visqol", "visqol", 0.9, 5.01),
+])
+def test_opinions(name, module, low, high):
+    pytest.importorskip(module)
+    if metrics.METRICS[name].missing():
+        pytest.skip(metrics.METRICS[name].missing())
+    wav = speech(3.0)
+    noise = (wav + 0.2 * np.random.default_rng(1).standard_normal(len(wav))).astype(np.float32)
+    best, worse = judge(name, wav, wav)[name], judge(name, wav, noise)[name]
+    assert low < worse <= best < high and judge(name, wav, wav)[name] == pytest.approx(best)
