@@ -19,6 +19,7 @@ import torch
 from codec.audio import AudioReader, AudioWriter, LostBand, Resampler
 from codec.config import ConfigError
 from codec.container import TokReader, TokWriter
+from codec.heap import trim
 from codec.coding import push_frames
 from codec.model import Codec
 from codec.stream import Stream
@@ -122,6 +123,7 @@ def encode_file(
                 codes = stream.encode(torch.from_numpy(block).unsqueeze(1))  # (channels, K, m)
                 writer.write(codes)
                 frames += codes.shape[2]
+                trim()
                 if progress is not None:
                     progress(frames / model.frame_rate, total)
             codes = stream.flush()  # the last frame, and what an encoder that looks ahead still holds
@@ -195,6 +197,7 @@ def decoded(model: Codec, reader: TokReader) -> Iterator[np.ndarray]:
     with Stream(model, reader.channels, model.num_codebooks) as stream:
         for codes in cut((codes for _, codes in reader.blocks()), push_frames(model.decoder)):
             held = hold(stream.decode(torch.from_numpy(codes)))
+            trim()
             ready = max(0, held.shape[1] - last)
             yield held[:, :ready]
             held, position = held[:, ready:], position + ready
