@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, default=8000, help="0 for any that is free (default: %(default)s)")
     parser.add_argument("--max-streams", type=_at_least(int, 1), default=64, metavar="N",
                         help="at the same time; further clients are refused (default: %(default)s)")
-    parser.add_argument("--max-wait", type=_at_least(float, 0), default=5.0, metavar="MS",
+    parser.add_argument("--max-wait", type=_at_least(float, 0), default=10.0, metavar="MS",
                         help="for which a stream waits for others to run with (default: %(default)g)")
     parser.add_argument("--patience", type=_at_least(float, 0.1), default=5.0, metavar="S",
                         help="after which a client that reads too slowly is closed (default: %(default)g)")

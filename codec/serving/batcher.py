@@ -44,7 +44,7 @@ class Batcher:
     """
 
     def __init__(
-        self, model: Codec, max_streams: int = 64, max_wait: float = 0.005, patience: float = 5.0, executor: Executor | None = None
+        self, model: Codec, max_streams: int = 64, max_wait: float = 0.01, patience: float = 5.0, executor: Executor | None = None
     ):
         self.model, self.max_streams, self.max_wait, self.patience = model, max_streams, max_wait, patience
         self._engine = Engine(model)

@@ -41,7 +41,7 @@ class Server:
     Raises ValueError for models of one name, and models that cannot run live.
     """
 
-    def __init__(self, models: Sequence[Codec], max_streams: int = 64, max_wait: float = 0.005, patience: float = 5.0):
+    def __init__(self, models: Sequence[Codec], max_streams: int = 64, max_wait: float = 0.01, patience: float = 5.0):
         self._executor = ThreadPoolExecutor(1, "codec")
         self._batchers = {model.config.name: Batcher(model, max_streams, max_wait, patience, self._executor) for model in models}
         if len(self._batchers) < len(models):

@@ -50,7 +50,7 @@ async def seen(address: str, microphone: Path, pictures: Path) -> dict:
         await tab.picture(pictures / "phone.png")
         await tab.value("$('talk').click()")
         await tab.until("demo.state === 'idle'")
-        sound = {name: np.frombuffer(base64.b64decode(await tab.value(PACKED % name)), "<f4") for name in ("sent", "heard")}
+        sound = {name: np.frombuffer(base64.b64decode(await tab.value(PACKED % name)), "<f4").copy() for name in ("sent", "heard")}
         levels = await tab.value("[scopes.in.level, scopes.out.level]")
         return {"wide": wide, "lit": lit, "errors": tab.errors, "status": await tab.value("$('status').textContent"),
                 "levels": levels, **figures, **sound}
