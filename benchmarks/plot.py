@@ -1,6 +1,6 @@
-"""Rate-quality curves from the JSON of quality.py.
+"""Rate-quality curves as a picture, from the report of `codec sweep`.
 
-    python benchmarks/plot.py results.json docs/quality.png        needs: pip install matplotlib
+    python benchmarks/plot.py report/report.json docs/quality.png        needs: pip install matplotlib
 """
 
 from __future__ import annotations
@@ -10,29 +10,30 @@ import sys
 from pathlib import Path
 
 
-def curves(systems: dict[str, dict], metric: str) -> dict[str, list[tuple[float, float, float, float]]]:
-    """(kbit/s, mean, low, high) by codec, where a row is named `codec variant`."""
+def curves(cells: list[dict], metric: str) -> dict[str, list[tuple[float, float, float, float]]]:
+    """(kbit/s, mean, low, high) by system."""
     lines: dict[str, list] = {}
-    for name, row in systems.items():
-        one = row["metrics"][metric]
-        lines.setdefault(name.split()[0], []).append((row["kbps"], one["mean"], one["low"], one["high"]))
+    for cell in cells:
+        if metric in cell["metrics"]:
+            one = cell["metrics"][metric]
+            lines.setdefault(cell["model"], []).append((cell["bitrate"] / 1000, one["mean"], one["low"], one["high"]))
     return {codec: sorted(points) for codec, points in lines.items()}
 
 
-def main(results: Path, target: Path, metrics: tuple[str, ...] = ("PESQ-wb", "STOI")) -> None:
+def main(results: Path, target: Path, metrics: tuple[str, ...] = ("pesq-wb", "stoi")) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    systems = json.loads(results.read_text())["systems"]
+    report = json.loads(results.read_text())
     figure, axes = plt.subplots(1, len(metrics), figsize=(10, 4), constrained_layout=True)
     for axis, metric in zip(axes, metrics):
-        for codec, points in curves(systems, metric).items():
+        for codec, points in curves(report["cells"], metric).items():
             rate, mean, low, high = zip(*points)
             (line,) = axis.plot(rate, mean, marker="o", label=codec)
             axis.fill_between(rate, low, high, alpha=0.15, color=line.get_color())
-        axis.set(xlabel="kbit/s", ylabel=metric, xscale="log", xticks=(0.5, 1, 2, 4, 8, 12))
+        axis.set(xlabel="kbit/s", ylabel=report["metrics"][metric]["title"], xscale="log", xticks=(0.5, 1, 2, 4, 8, 12))
         axis.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
         axis.minorticks_off()
         axis.grid(alpha=0.3)
