@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import soundfile
@@ -135,6 +137,25 @@ def whole(model: Codec, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     padded = nn.functional.pad(wav, (0, -wav.shape[2] % (40 * model.quantizer.frame_multiple)))
     codes = model.quantizer.encode(model.encoder(padded)[0])
     return codes, model.decoder(model.quantizer.decode(codes))[0][..., : wav.shape[2]]
+
+
+def test_the_context_they_state_is_what_they_see(model):
+    """A change of everything beyond it changes nothing in a frame; it is stated for the worst, so that within it something does."""
+    hop, middle = 40, 40
+    for network, unit, out, channels in (
+        (model.encoder, hop, 1, 1), (model.decoder, 1, hop, model.config.dim),
+    ):
+        x = noise(1, channels, (2 * middle + 1) * unit).double()
+        network = copy.deepcopy(network).double()
+        own = slice(middle * out, (middle + 1) * out)  # of the frame in the middle
+        before = network(x)[0][..., own]
+        for beyond, seen in ((network.context, False), (0, True)):
+            for side in (slice(0, (middle - beyond) * unit), slice((middle + 1 + beyond) * unit, None)):
+                changed = x.clone()
+                changed[..., side] += 1
+                difference = (network(changed)[0][..., own] - before).abs().max()
+                assert difference > 1e-6 if seen else difference == 0, (type(network).__name__, beyond, side)
+        assert middle > network.context > 5
 
 
 @pytest.mark.parametrize("block", [1, 3, 500])
