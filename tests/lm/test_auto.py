@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from stream_models import noise, streamed
 import codec
 
 transformers = pytest.importorskip("transformers")
-from codec.lm import auto  # noqa: E402
+from codec.lm import auto, patterns  # noqa: E402
 from codec.lm.auto import files  # noqa: E402
+from codec.lm.streamer import AudioStreamer  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,7 @@ def test_configuration(model, saved, tiny_model):
     assert (config.sampling_rate, config.output_sampling_rate, config.audio_channels) == (16_000, 16_000, 1)
     assert (config.frame_size, config.hop_length, config.frame_rate, config.hidden_size) == (160, 160, 100, 12)
     assert (config.num_quantizers, config.num_codebooks, config.codebook_size) == (4, 4, 32)
+    assert config.target_bandwidths == [0.5, 1.0, 1.5, 2.0]
     assert auto.NeuralCodecConfig().parsed == codec.CodecConfig()
     with pytest.raises(ValueError, match="no encoder is named 'what'"):
         auto.NeuralCodecConfig(codec={"encoder": {"name": "what"}})
@@ -202,24 +205,41 @@ def test_a_card_and_the_hub(saved, tiny_model, tmp_path, monkeypatch):
     assert uploads == [("me/mine", everything), ("me/other", everything - {"README.md"})]
 
 
-def test_musicgen_sings_with_it(tiny_model):
-    """Where EnCodec is expected: prompts are encoded, and what is generated is decoded."""
+def musicgen(codec_model):
     parts = {"d_model": 16, "num_heads": 2, "num_layers": 1, "d_ff": 16, "d_kv": 8, "vocab_size": 50}
     config = transformers.MusicgenConfig(
         text_encoder=transformers.T5Config(**parts),
-        audio_encoder=auto.NeuralCodecConfig(codec=tiny_model.config.to_dict(), chunk_axis=True),
+        audio_encoder=auto.NeuralCodecConfig(codec=codec_model.config.to_dict(), chunk_axis=True),
         decoder=transformers.MusicgenDecoderConfig(
-            vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16, num_codebooks=4,
-            pad_token_id=32, bos_token_id=32, max_position_embeddings=64),
+            vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16, num_codebooks=4, pad_token_id=32,
+            bos_token_id=32, max_position_embeddings=64),
     )
     torch.manual_seed(0)
     model = transformers.MusicgenForConditionalGeneration(config).eval()
-    model.audio_encoder = auto.wrap(tiny_model, chunk_axis=True)
-    model.generation_config.update(decoder_start_token_id=32, pad_token_id=32, bos_token_id=32, max_length=20)
-    text = torch.tensor([[3, 4, 5]])
-    audio = model.generate(input_ids=text, do_sample=True, guidance_scale=1.0, max_new_tokens=12)
-    assert audio.shape[:2] == (1, 1) and audio.shape[2] >= 8 * 160 and audio.shape[2] % 160 == 0
-    wav = noise(1, 1, 800)
-    longer = model.generate(input_ids=text, input_values=wav, do_sample=True, guidance_scale=1.0, max_new_tokens=12)
+    model.audio_encoder = auto.wrap(codec_model, chunk_axis=True)
+    model.generation_config.update(
+        decoder_start_token_id=32, pad_token_id=32, bos_token_id=32, max_length=20, do_sample=True, guidance_scale=1.0)
+    return model
+
+
+def test_musicgen_sings_with_it(tiny_model):
+    """Where EnCodec is expected: prompts are encoded, and what is generated is decoded."""
+    model, text, wav = musicgen(tiny_model), torch.tensor([[3, 4, 5]]), noise(1, 1, 800)
+    audio = model.generate(input_ids=text, input_values=wav, max_new_tokens=12)
     prompt = tiny_model.decode_frames(tiny_model.encode_frames(wav, 4))
-    assert torch.equal(longer[..., :480], prompt[..., :480])  # causal, but for what is to come of the last frames
+    assert audio.shape[:2] == (1, 1) and audio.shape[2] >= 12 * 160 and audio.shape[2] % 160 == 0
+    assert torch.equal(audio[..., :480], prompt[..., :480])  # what the last frames hold is yet to be decoded
+
+
+def test_its_delay_pattern_is_heard_as_it_is_written(tiny_model):
+    model, heard = musicgen(tiny_model), []
+    streamer = AudioStreamer(tiny_model, patterns.build("delay", 4, special=32), None, heard.append)
+    model._sample = functools.partial(model._sample, streamer=streamer)  # transformers 5.23 forgets to, but for its Melody
+    audio = model.generate(input_ids=torch.tensor([[3, 4, 5]]), max_new_tokens=12, streamer=streamer)
+    assert audio.shape[2] >= 8 * 160 and len(heard) >= 8
+    assert torch.equal(torch.cat(heard), audio[0, 0])
+
+
+def test_it_can_be_adapted_back(model, tiny_model):
+    back, wav = codec.adapters.adapt(model), noise(1000)
+    assert torch.equal(back.encode(wav).codes, tiny_model.encode(wav).codes)

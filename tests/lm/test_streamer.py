@@ -58,8 +58,9 @@ def test_the_end_of_audio(tiny_model):
 
 def test_what_cannot_be_played_is_refused(tiny_model):
     vocab = Vocabulary(tiny_model.codebook_sizes)
-    with pytest.raises(ValueError, match="take flatten instead of delay"):
-        AudioStreamer(tiny_model, patterns.build("delay", 4), vocab, print)
+    for name, own, words in (("delay", vocab, "take flatten, or vocab=None"), ("flatten", None, "give the vocabulary")):
+        with pytest.raises(ValueError, match=words):
+            AudioStreamer(tiny_model, patterns.build(name, 4), own, print)
     pattern = patterns.build("flatten", 4, special=vocab.pad)
     for ids, words in (([[1, 2]], "no start of audio"), ([[vocab.start], [vocab.start]], "one sequence can be played"),
                        ([[vocab.start, 0, 1, 64, 96]], "row 0, codebook 1, frame 0: id 1 is code 1 of codebook 0"),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
 from typing import Any
 
+import torch
 from transformers import EncodecFeatureExtractor, PreTrainedConfig
 
+import quantizers
 from codec.config import CodecConfig
+from codec.hub import Undrawn
 
 CODE = "neural_codec.py"  # beside the weights, for those who load with trust_remote_code=True
 
@@ -63,14 +68,30 @@ class NeuralCodecConfig(PreTrainedConfig):
 
     @property
     def num_quantizers(self) -> int:
-        return self.codec["quantizer"]["num_codebooks"]
+        return len(self._quantizer.codebook_sizes)
 
     num_codebooks = num_quantizers
 
     @property
     def codebook_size(self) -> int:
         """Of the largest codebook."""
-        return self.codec["quantizer"]["codebook_size"]
+        return max(self._quantizer.codebook_sizes)
+
+    @property
+    def target_bandwidths(self) -> list[float]:
+        """kbit/s of the numbers of codebooks that decode on their own."""
+        return [self.frame_rate * self._quantizer.bits_per_frame(k) / 1000 for k in self._quantizer.counts]
+
+    @property
+    def _quantizer(self) -> quantizers.Quantizer:
+        return _without_weights(json.dumps({"dim": self.codec["dim"], **self.codec["quantizer"]}))
+
+
+@lru_cache(8)
+def _without_weights(settings: str) -> quantizers.Quantizer:
+    """What a quantizer says of itself."""
+    with torch.device("meta"), Undrawn():
+        return quantizers.build(**json.loads(settings))
 
 
 class NeuralCodecFeatureExtractor(EncodecFeatureExtractor):
