@@ -13,7 +13,8 @@ from codec.cli.encode import DEFAULT_MODEL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("models", metavar="MODEL", nargs="*", help=f"names or folders; clients choose one (default: {DEFAULT_MODEL})")
+    parser.add_argument("models", metavar="MODEL", nargs="*",
+                        help=f"names or folders; clients choose one (default: {DEFAULT_MODEL})")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=8000, help="0 for any that is free (default: %(default)s)")
     parser.add_argument("--max-streams", type=_at_least(int, 1), default=64, metavar="N",
@@ -22,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="for which a stream waits for others to run with (default: %(default)g)")
     parser.add_argument("--patience", type=_at_least(float, 0.1), default=5.0, metavar="S",
                         help="after which a client that reads too slowly is closed (default: %(default)g)")
-    parser.add_argument("--threads", type=_at_least(int, 1), default=1, metavar="N", help="of the model (default: %(default)s)")
+    parser.add_argument("--threads", type=_at_least(int, 1), default=1, metavar="N",
+                        help="of the model (default: %(default)s)")
     add_device(parser)
 
 

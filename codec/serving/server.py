@@ -16,7 +16,8 @@ from aiohttp import ClientError, WSMessage, WSMsgType, web
 
 from codec.model import Codec
 from codec.serving import protocol
-from codec.serving.batcher import Batcher, Full, LiveStream, SlowReader
+from codec.serving.batcher import Batcher, Full
+from codec.serving.live_stream import LiveStream, SlowReader
 from codec.serving.protocol import ProtocolError, Wire
 
 MAX_MESSAGE = 1 << 18  # bytes
@@ -43,7 +44,9 @@ class Server:
 
     def __init__(self, models: Sequence[Codec], max_streams: int = 64, max_wait: float = 0.01, patience: float = 5.0):
         self._executor = ThreadPoolExecutor(1, "codec")
-        self._batchers = {model.config.name: Batcher(model, max_streams, max_wait, patience, self._executor) for model in models}
+        self._batchers = {
+            model.config.name: Batcher(model, max_streams, max_wait, patience, self._executor) for model in models
+        }
         if len(self._batchers) < len(models):
             raise ValueError("two models have the same name: a client could not choose between them")
         self._descriptions = {model.config.name: protocol.describe(model) for model in models}
@@ -93,7 +96,9 @@ class Server:
 
     async def _stream(self, request: web.Request) -> web.WebSocketResponse:
         ws = web.WebSocketResponse(
-            compress=False, max_msg_size=MAX_MESSAGE, heartbeat=HEARTBEAT, timeout=CLOSE_TIME, writer_limit=NETWORK_BUFFER // 4)
+            compress=False, max_msg_size=MAX_MESSAGE, heartbeat=HEARTBEAT, timeout=CLOSE_TIME,
+            writer_limit=NETWORK_BUFFER // 4,
+        )
         await ws.prepare(request)
         transport = request.transport
         if transport is None:  # gone already

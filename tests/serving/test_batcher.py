@@ -11,7 +11,7 @@ import torch
 from stream_models import NAMES, alone, noise, random_cuts, streamed
 
 from codec.serving import Batcher, Full, SlowReader
-from codec.serving.batcher import STEP_FRAMES
+from codec.serving.live_stream import STEP_FRAMES
 
 
 async def coded(batcher: Batcher, inputs: np.ndarray, direction: str, chance: random.Random, k: int | None = None):

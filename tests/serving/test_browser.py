@@ -37,7 +37,7 @@ async def seen(address: str, microphone: Path, pictures: Path) -> dict:
         await tab.size(390, 844)
         await tab.call("Page.navigate", url=address)
         await tab.until("typeof demo !== 'undefined' && demo.models.length")
-        await tab.value("$('echo').checked = false, $('quality').value = 8, $('talk').click()")
+        await tab.value("keep = 600, $('echo').checked = false, $('quality').value = 8, $('talk').click()")
         await tab.until("demo.state === 'on'")
         await tab.until("demo.sent.total > 16000 && demo.heard.total > 8000")
         await tab.value("$('quality').value = 2, chooseQuality()")
