@@ -208,11 +208,12 @@ def test_an_encoder_is_given_its_teacher_once(beside, hub):
 def test_commands_of_the_evaluation_are_ones():
     """They need trained models: here their arguments alone are read."""
     commands = documented("Evaluation")
-    assert [words[0] for words in commands] == ["transcribe", "probe", "probe"]
+    assert [words[0] for words in commands] == ["transcribe", "probe", "probe", "sweep"]
     for words in commands:
         build_parser().parse_args(words)
     runs = {f"runs/{recipes.load(name).model.name}/best" for name in ("x_codec", "dm_codec")}
     assert set(commands[1][1:3]) == set(commands[2][1:3]) == runs
+    assert {name.replace("@", "/") for name in build_parser().parse_args(commands[3]).models} == runs
 
 
 @pytest.mark.parametrize("words", ["0/8", "9/8", "1", "a/b", "1/0"])
