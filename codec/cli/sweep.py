@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lyra", default="", metavar="DIR", help="folder with the .tflite files of Lyra v2")
     parser.add_argument("--asr", default="", metavar="MODEL|DIR", help="Whisper for dwer and dcer: a size (base) or CTranslate2 folder")
     parser.add_argument("--ecapa", default="", metavar="DIR", help="folder with model.safetensors of SpeechBrain's ECAPA, for speaker")
+    parser.add_argument("--embedding", default="mel", metavar="MODULE:FUNCTION", help="of the Fréchet distance (default: mel)")
     parser.add_argument("--compare", default="", metavar="FILE", help="report.json of an earlier sweep: tell what moved")
 
 
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int | None:
         result = sweep(
             args.data, args.models, args.out, BITRATES if args.bitrates is None else args.bitrates or None,
             args.metrics or metrics.DEFAULT, args.jobs, args.layout, args.limit, args.rate, args.seconds, max(0, args.samples), args.lyra,
-            metrics.Options(args.asr, args.ecapa), args.compare, progress.update,
+            metrics.Options(args.asr, args.ecapa, args.embedding), args.compare, progress.update,
         )
     if compared := result.report.get("compare"):
         moved = [row for row in compared["rows"] if row["verdict"] != "same"]

@@ -10,7 +10,7 @@ import torch
 
 from codec.evaluation import metrics
 from codec.evaluation.edits import edits
-from codec.evaluation.metrics import Coded, MetricError, Options, Unjudged, people, pitch, tokens
+from codec.evaluation.metrics import Coded, MetricError, Options, Unjudged, frechet, people, pitch, tokens
 from codec.evaluation.metrics.signal import distance, magnitudes, mel_filters, si_sdr
 from codec.evaluation.sound import Sound, lag
 
@@ -212,3 +212,27 @@ def test_opinions(name, module, low, high):
     noise = (wav + 0.2 * np.random.default_rng(1).standard_normal(len(wav))).astype(np.float32)
     best, worse = judge(name, wav, wav)[name], judge(name, wav, noise)[name]
     assert low < worse <= best < high and judge(name, wav, wav)[name] == pytest.approx(best)
+
+
+def test_frechet_distance_by_hand():
+    rng = np.random.default_rng(0)
+    first = rng.standard_normal((200_000, 2))
+    second = first * np.array([2.0, 1.0]) + np.array([3.0, 0.0])
+    assert frechet.distance(first, second) == pytest.approx(9 + 1, rel=0.02)  # (3 - 0)^2 + (2 - 1)^2
+    assert frechet.distance(first, first) == pytest.approx(0, abs=1e-6)
+
+
+def test_frechet_distance_is_that_of_matrix_square_roots():
+    linalg = pytest.importorskip("scipy.linalg")
+    rng = np.random.default_rng(1)
+    first, second = (rng.standard_normal((50, 6)) @ rng.standard_normal((6, 6)) for _ in range(2))
+    c1, c2 = (np.cov(each, rowvar=False) for each in (first, second))
+    wanted = ((first.mean(0) - second.mean(0)) ** 2).sum() + np.trace(c1 + c2 - 2 * linalg.sqrtm(c1 @ c2).real)
+    assert frechet.distance(first, second) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_embeddings_are_found_by_name():
+    assert frechet.embedding("mel")(speech(1.0), RATE).shape == (10, 64)
+    assert frechet.embedding("numpy:outer") is np.outer
+    with pytest.raises(MetricError, match="--embedding vggish: .*give mel, or MODULE:FUNCTION"):
+        metrics.check("fad", Options(embedding="vggish"))

@@ -227,3 +227,19 @@ def test_reports_are_read(go, tmp_path):
 
 def test_deaths_in_words():
     assert pool._death(-11) == "signal 11" and pool._death(1) == "exit code 1"
+
+
+def test_figures_of_all_recordings_together(go, tmp_path, tiny_model):
+    result = go(metric_names=["fad", "utilisation", "entropy", "repetition"])
+    low, high = result.report["cells"]
+    assert high["metrics"]["fad"]["mean"] > 0 and high["metrics"]["fad"]["low"] is None and high["metrics"]["fad"]["n"] == 3
+    rows = table(tmp_path / "out")
+    assert {row["metric"] for row in rows if row["file"] == "*"} == {"fad", "utilisation", "entropy"}
+    codes = [tiny_model.encode(speech(1.2 + 0.1 * n, n)).codes[0].numpy() for n in range(3)]
+    counts = np.bincount(np.concatenate([each[0] for each in codes]), minlength=32) / sum(each.shape[1] for each in codes)
+    bits = -(counts[counts > 0] * np.log2(counts[counts > 0])).sum()
+    assert low["metrics"]["entropy"]["mean"] == pytest.approx(100 * bits / 1000, rel=0.01)  # 100 frames a second
+    assert low["metrics"]["utilisation"]["mean"] == pytest.approx((counts > 0).mean(), abs=0.04)  # files are of 16 bits
+    assert high["metrics"]["entropy"]["mean"] > low["metrics"]["entropy"]["mean"]
+    assert result.report["codes"][0]["codebooks"][0]["entropy"] == pytest.approx(bits, rel=0.01)
+    assert go(metric_names=["fad", "utilisation"]).measured == 0

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from codec.evaluation.metrics.base import HIGHER, LOWER, Coded, Judge, Metric, MetricError, Options, Unjudged  # noqa: F401
+from codec.evaluation.metrics.frechet import Frechet
 from codec.evaluation.metrics.opinion import DistillMos, DnsMos, PlcMos, Visqol
 from codec.evaluation.metrics.people import Speaker, Words
 from codec.evaluation.metrics.pitch import Pitch
 from codec.evaluation.metrics.signal import SiSdr, Spectra
 from codec.evaluation.metrics.speech import Estoi, NarrowPesq, Stoi, WidePesq
-from codec.evaluation.metrics.tokens import Repetition, Robustness
+from codec.evaluation.metrics.tokens import Repetition, Robustness, Usage
 
 JUDGES: tuple[type[Judge], ...] = (
-    WidePesq, NarrowPesq, Stoi, Estoi, SiSdr, Spectra, Pitch, Visqol, DistillMos, DnsMos, PlcMos, Speaker, Words, Repetition, Robustness,
+    WidePesq, NarrowPesq, Stoi, Estoi, SiSdr, Spectra, Pitch, Visqol, DistillMos, DnsMos, PlcMos, Speaker, Words, Frechet, Repetition, Robustness,
+    Usage,
 )
 METRICS: dict[str, Metric] = {metric.name: metric for judge in JUDGES for metric in judge.metrics}
 DEFAULT = ("pesq-wb", "stoi", "estoi", "si-sdr", "mel")

@@ -57,6 +57,18 @@ class Robustness:
         }
 
 
+class Usage:
+    """Of the codes of all recordings together; computed by the report from the codes that a sweep keeps."""
+
+    metrics = (
+        Metric("utilisation", "Code utilisation", "share of entries used", HIGHER, "mean over the codebooks", OWN["licence"], level="set"),
+        Metric("entropy", "Entropy of codes", "kbit/s", HIGHER, "sum over the codebooks, each by itself", OWN["licence"], level="set"),
+    )
+
+    def __init__(self, options: Options):
+        pass
+
+
 def kept(first: np.ndarray, second: np.ndarray) -> float:
     """1 - edit distance / frames of codes (K, n) and (K, m), at least 0."""
     return max(0.0, 1 - edits(_frames(first), _frames(second)) / first.shape[1])

@@ -25,7 +25,7 @@ class Cell:
     file, stamp: the recording, and its size and time of change; system, key: name and version; setting, nominal: its name and
     bit/s; seconds: of the recording; bits: that it took; encoding, decoding: processor seconds; lag: seconds that the decoded
     waveform comes late, None where it does not show; values: metric -> [value, weight]; reasons: metric -> why it has no value;
-    error: why the cell could not be coded at all.
+    kept: metrics of all recordings together whose part of this one is on disk; error: why the cell could not be coded at all.
     """
 
     file: str
@@ -41,6 +41,7 @@ class Cell:
     lag: float | None = None
     values: dict[str, list[float]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
     error: str = ""
 
     @property
@@ -49,13 +50,16 @@ class Cell:
 
     def lacks(self, metrics: list[str]) -> list[str]:
         """The metrics that are still to be measured."""
-        return [] if self.error else [name for name in metrics if name not in self.values and name not in self.reasons]
+        return [] if self.error else [
+            name for name in metrics if name not in self.values and name not in self.reasons and name not in self.kept
+        ]
 
     def add(self, other: Cell) -> None:
         """What a later line tells."""
         values, reasons = self.values | other.values, self.reasons | other.reasons
+        kept = sorted({*self.kept, *other.kept})
         self.__dict__.update(other.__dict__)
-        self.values, self.reasons = values, {name: why for name, why in reasons.items() if name not in values}
+        self.values, self.kept, self.reasons = values, kept, {name: why for name, why in reasons.items() if name not in values}
 
 
 class Journal:

@@ -23,7 +23,7 @@ def usage(out: Path, groups: Sequence[Group], models: dict[str, dict[str, Any]])
     for name in dict.fromkeys(group.system for group in groups if group.system in models):
         own = [group for group in groups if group.system == name]
         cells = {cell.file: cell for group in own for cell in group.coded}
-        kept = [codes for cell in cells.values() if (codes := keep.read_codes(keep.codes_path(out, cell))) is not None]
+        kept = [codes for cell in cells.values() if (codes := keep.read(keep.codes_path(out, cell))) is not None]
         if not kept:
             continue
         books = min(len(codes) for codes in kept)

@@ -14,26 +14,33 @@ from codec.evaluation.metrics import Coded
 from codec.evaluation.sound import Sound
 from codec.evaluation.sweep.cells import Cell
 
-CODES, SAMPLES = "codes", "samples"
+CODES, SAMPLES, VECTORS = "codes", "samples", "vectors"
 HEARD = 6.0  # seconds of a recording
 
 
 def codes(out: str, cell: Cell, coded: Coded) -> None:
     """Keep the codes of a recording, (K, frames) uint16, unless as many codebooks are there already."""
     path = codes_path(out, cell)
-    if (there := read_codes(path)) is not None and len(there) >= len(coded.codes):
+    if (there := read(path)) is not None and len(there) >= len(coded.codes):
         return
-    buffer = io.BytesIO()
-    np.save(buffer, coded.codes.astype(np.uint16))  # no codebook has more than 65536
-    _write(path, buffer.getvalue())
+    _save(path, coded.codes.astype(np.uint16))  # no codebook has more than 65536
 
 
 def codes_path(out: str | Path, cell: Cell) -> Path:
     return Path(out) / CODES / f"{_digest(cell.system, cell.key)}-{_digest(cell.file, cell.stamp)}.npy"
 
 
-def read_codes(path: Path) -> np.ndarray | None:
-    """(K, frames), or None where there is no such file, or a torn one."""
+def vectors(out: str, cell: Cell, metric: str, both: np.ndarray) -> None:
+    """Keep embeddings of a recording, (2, n, d): of the original and of what was decoded."""
+    _save(vectors_path(out, cell, metric), both)
+
+
+def vectors_path(out: str | Path, cell: Cell, metric: str) -> Path:
+    return Path(out) / VECTORS / f"{metric}-{_digest(*cell.place)}.npy"
+
+
+def read(path: Path) -> np.ndarray | None:
+    """What was kept, or None where there is no such file, or a torn one."""
     try:
         return np.load(path)
     except (OSError, ValueError, EOFError):
@@ -61,6 +68,12 @@ def sample_path(out: str | Path, cell: Cell) -> Path:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    _write(path, buffer.getvalue())
 
 
 def _write(path: Path, content: bytes) -> None:

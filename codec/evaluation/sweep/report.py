@@ -9,10 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from codec.evaluation.metrics import Metric
+import numpy as np
+
 from codec.evaluation import page
-from codec.evaluation.sweep import codes, compare, summary, tables
+from codec.evaluation.metrics import Metric, frechet
+from codec.evaluation.sweep import codes, compare, keep, summary, tables
 from codec.evaluation.sweep.cells import Cell
+from codec.evaluation.sweep.summary import Group
 
 VERSION = 1
 NAME, PAGE = "report.json", "report.html"
@@ -36,14 +39,40 @@ def write(
         "cells": summary.rows(groups, names, resamples), "failures": summary.failures(groups, names), "left_out": left_out,
         "notes": notes, "codes": codes.usage(out, groups, models),
     }
+    together = _together(out, groups, names, content["codes"])
+    for row in content["cells"]:
+        for name, value in together.get((row["model"], row["setting"]), {}).items():
+            row["metrics"][name] = {"mean": round(value, 6), "low": None, "high": None, "n": row["files"]}
     if old is not None:
         content["compare"] = compare.against(old, groups, content, resamples)
-    remedy = tables.write(out, list(tables.long(groups, names, {})))
+    remedy = tables.write(out, list(tables.long(groups, names, together)))
     if remedy:
         notes.append(f"results.parquet is left out: {remedy}")
     tables.put(out / NAME, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     tables.put(out / PAGE, page.build(out, content, groups, heard).encode())
     return content
+
+
+def _together(
+    out: Path, groups: Sequence[Group], names: Sequence[str], codes_of: Sequence[dict[str, Any]]
+) -> dict[tuple[str, str], dict[str, float]]:
+    """Figures of all recordings of a group together: (model, setting) -> name -> value."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    books = {one["model"]: one for one in codes_of}
+    for group in groups:
+        mine = found.setdefault((group.system, group.setting), {})
+        if "fad" in names:
+            kept = [both for cell in group.coded if (both := keep.read(keep.vectors_path(out, cell, "fad"))) is not None]
+            if sum(both.shape[1] for both in kept) > 1:
+                mine["fad"] = frechet.distance(*(np.concatenate([both[side] for both in kept]) for side in (0, 1)))
+        if group.system in books and group.setting.startswith("k="):
+            one = books[group.system]
+            rows = one["codebooks"][: int(group.setting[2:])]
+            if "utilisation" in names:
+                mine["utilisation"] = sum(book["used"] for book in rows) / len(rows)
+            if "entropy" in names:
+                mine["entropy"] = sum(book["entropy"] for book in rows) / one["frame_seconds"] / 1000
+    return found
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

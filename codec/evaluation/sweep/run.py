@@ -25,6 +25,7 @@ from codec.evaluation.systems import Setting, System
 SETTINGS = "settings.json"
 VERSION = 1
 BITRATES = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 12.0)  # kbit/s
+OF_CODES = ("utilisation", "entropy")  # which need no more than the codes
 Progress = Callable[[float, float, str], None]
 
 
@@ -112,14 +113,13 @@ def sweep(
     heard = [item.name for item in _spread(items, samples)]
     plan = Plan(str(out), tuple(one.system.source if hasattr(one.system, "source") else one.system.name for one in chosen), lyra,
                 options, rate, seconds, tuple(heard))
-    names = [metric.name for metric in wanted]
+    names = [metric.name for metric in wanted if metric.name not in OF_CODES]
     table = _cells(items, chosen)
     known = journal.read(out)
     for cell in table:
         if cell.place in known:
             cell.add(known[cell.place])
-    todo = [cell for cell in table if cell.lacks([metric.name for metric in wanted if metric.level != "set"]) or
-            not cell.error and not cell.seconds]
+    todo = [cell for cell in table if cell.lacks(names) or not cell.error and not cell.seconds]
     began = time.monotonic()
     _measure(plan, items, chosen, table, todo, names, jobs or _cores(), progress)
     known = journal.read(out)  # also what a process noted before it died
@@ -171,7 +171,7 @@ def _choose(found: Sequence[System], bitrates: Sequence[float] | None, left: lis
 def _open(out: Path, settings: dict[str, Any]) -> None:
     """The folder of results, made if it is not there. Raises SweepError when it holds results of other settings."""
     try:
-        for folder in (out, out / journal.CELLS, out / keep.CODES, out / keep.SAMPLES):
+        for folder in (out, out / journal.CELLS, out / keep.CODES, out / keep.SAMPLES, out / keep.VECTORS):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(str(out), error) from error

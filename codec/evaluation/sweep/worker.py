@@ -89,6 +89,10 @@ class Worker:
             done.add(type(judge))
             mine = [metric.name for metric in judge.metrics if metric.name in wanted]
             try:
+                if hasattr(judge, "vectors"):
+                    keep.vectors(self.plan.out, cell, name, judge.vectors(sound, coded))
+                    cell.kept.append(name)
+                    continue
                 found = judge(sound, coded)
             except Unjudged as why:
                 cell.reasons |= dict.fromkeys(mine, str(why))
