@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_ROOMS = ("auto", "bpe", "compression", "patterns", "spans", "streamer", "vocab")
+_ROOMS = ("auto", "bpe", "compression", "patterns", "predictability", "spans", "streamer", "vocab")
 __all__ = list(_ROOMS)
 
 
