@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bitrates", type=_rates, default=None, metavar="1,2,4",
                         help="kbit/s, or `own` for the usual ones of each system (default: 0.5,1,2,3,4,6,9,12)")
     parser.add_argument("--metrics", type=_names, default=None, metavar="A,B",
-                        help="what to measure, or `all` (default: pesq-wb,stoi,estoi,si-sdr,mel); `codec sweep . --metrics list` tells of each")
+                        help="what to measure, or `all` (default: pesq-wb,stoi,estoi,si-sdr,mel); "
+                        "`codec sweep . --metrics list` tells of each")
     parser.add_argument("--out", default="report", metavar="DIR", help="folder of the results (default: report)")
     parser.add_argument("--jobs", type=_positive, metavar="N", help="processes of one thread each (default: one a core)")
     parser.add_argument("--layout", default="", help="of DATA: esc50, musdb, vctk, daps, librispeech or folder (default: by its looks)")
@@ -60,7 +61,8 @@ def run(args: argparse.Namespace) -> int | None:
     if compared := result.report.get("compare"):
         moved = [row for row in compared["rows"] if row["verdict"] != "same"]
         for row in moved:
-            summary(f"{row['model']} {row['setting']}: {row['metric']} is {row['verdict']}, {row['before']:.3f} to {row['now']:.3f} (p {row['p']:.2g})")
+            summary(f"{row['model']} {row['setting']}: {row['metric']} is {row['verdict']}, {row['before']:.3f} to {row['now']:.3f} "
+                    f"(p {row['p']:.2g})")
         summary(f"{count(len(moved), 'figure')} of {len(compared['rows'])} moved against {compared['report']}")
     for one in result.left_out:
         note(f"{one.name} is left out: {one.reason}")

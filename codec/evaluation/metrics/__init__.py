@@ -23,7 +23,9 @@ JUDGES: tuple[type[Judge], ...] = (
 )
 METRICS: dict[str, Metric] = {metric.name: metric for judge in JUDGES for metric in judge.metrics}
 DEFAULT = ("pesq-wb", "stoi", "estoi", "si-sdr", "mel")
-SHORT = {"pesq": ("pesq-wb",), "f0": ("f0-error", "voicing-error"), "robustness": ("robust-noise", "robust-shift", "robust-gain")}
+SHORT = {
+    "pesq": ("pesq-wb",), "f0": ("f0-error", "voicing-error"), "robustness": ("robust-noise", "robust-shift", "robust-gain"),
+}
 
 
 def resolve(names: Iterable[str]) -> list[Metric]:

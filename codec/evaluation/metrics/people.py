@@ -13,7 +13,10 @@ from codec.evaluation.sound import Sound
 
 RATE = 16_000
 WEIGHTS = "model.safetensors"
-WHISPER = {"install": EXTRA, "modules": ("faster_whisper",), "licence": "MIT (faster-whisper; Whisper's weights)", "better": LOWER, "weighted": True}
+WHISPER = {
+    "install": EXTRA, "modules": ("faster_whisper",), "licence": "MIT (faster-whisper; Whisper's weights)", "better": LOWER,
+    "weighted": True,
+}
 
 
 class Speaker:
@@ -23,8 +26,8 @@ class Speaker:
     """
 
     metrics = (
-        Metric("speaker", "Speaker similarity", "cosine", HIGHER, "Desplanques et al. 2020 (ECAPA-TDNN)", "Apache-2.0 (speechbrain; its weights)",
-               "pip install speechbrain", ("speechbrain",)),
+        Metric("speaker", "Speaker similarity", "cosine", HIGHER, "Desplanques et al. 2020 (ECAPA-TDNN)",
+               "Apache-2.0 (speechbrain; its weights)", "pip install speechbrain", ("speechbrain",)),
     )
 
     @staticmethod

@@ -8,7 +8,10 @@ from codec.evaluation.metrics.base import EXTRA, HIGHER, Coded, Metric, Options,
 from codec.evaluation.sound import Sound
 
 LEAST = 1.0  # of PESQ's scale, where nothing is left of the speech
-PESQ = {"install": EXTRA, "modules": ("pesq",), "licence": "MIT (pesq 0.0.4); the method is ITU-T's", "unit": "MOS-LQO", "better": HIGHER, "digits": 2}
+PESQ = {
+    "install": EXTRA, "modules": ("pesq",), "licence": "MIT (pesq 0.0.4); the method is ITU-T's", "unit": "MOS-LQO",
+    "better": HIGHER, "digits": 2,
+}
 STOI = {"install": EXTRA, "modules": ("pystoi",), "licence": "MIT (pystoi)", "unit": "0 to 1", "better": HIGHER}
 
 

@@ -12,6 +12,7 @@ from codec.evaluation.sound import Sound
 
 NOISE, GAIN = -40.0, -3.0  # dB: white noise against the signal, and change of the level
 SHIFTS = (0.25, 0.5)  # of a frame
+NO_TOKENS = "the system has no tokens"
 OWN = {"licence": "MIT (this project)", "level": "codes"}
 
 
@@ -51,7 +52,10 @@ class Robustness:
         shifts = [wav[round(part * frame) :] for part in SHIFTS if round(part * frame) < len(wav)]
         noise = np.random.default_rng(0).standard_normal(len(wav)).astype(np.float32)
         level = np.sqrt((wav.astype(np.float64) ** 2).mean()) * 10 ** (NOISE / 20)
-        changed = {"robust-noise": [wav + np.float32(level) * noise], "robust-shift": shifts, "robust-gain": [wav * np.float32(10 ** (GAIN / 20))]}
+        changed = {
+            "robust-noise": [wav + np.float32(level) * noise], "robust-shift": shifts,
+            "robust-gain": [wav * np.float32(10 ** (GAIN / 20))],
+        }
         return {
             name: float(np.mean([kept(codes, coded.recode(each)) for each in signals])) for name, signals in changed.items() if signals
         }
@@ -80,5 +84,5 @@ def _frames(codes: np.ndarray) -> Sequence[tuple[int, ...]]:
 
 def _codes(coded: Coded) -> np.ndarray:
     if coded.codes is None:
-        raise Unjudged("the system has no tokens")
+        raise Unjudged(NO_TOKENS)
     return coded.codes

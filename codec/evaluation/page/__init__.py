@@ -12,6 +12,8 @@ from codec.evaluation.page import clips, curves
 from codec.evaluation.page.curves import Point, mark
 from codec.evaluation.sweep.summary import Group
 
+VERDICTS = {"better": '<span class="good">better</span>', "worse": '<span class="bad">worse</span>'}
+
 
 def build(out: Path, content: Mapping[str, Any], groups: Sequence[Group], heard: Sequence[str]) -> str:
     """The page of a report. content: as in report.json; groups: its cells; heard: recordings to listen to."""
@@ -67,23 +69,27 @@ def _curves(content: Mapping[str, Any], names: Sequence[str]) -> str:
     if not charts:
         return ""
     legend = "".join(
-        f'<button type="button" data-s="{number}" aria-pressed="true">{mark(number)}{escape(name)}</button>' for number, name in enumerate(names)
+        f'<button type="button" data-s="{number}" aria-pressed="true">{mark(number)}{escape(name)}</button>'
+        for number, name in enumerate(names)
     )
     return f'<div class="legend">{legend}</div><div class="cards">{"".join(charts)}</div>'
 
 
 def _table(content: Mapping[str, Any], names: Sequence[str]) -> str:
-    metrics = {name: facts for name, facts in content["metrics"].items() if any(name in cell["metrics"] for cell in content["cells"])}
+    metrics = {
+        name: facts for name, facts in content["metrics"].items() if any(name in cell["metrics"] for cell in content["cells"])
+    }
     heads = [_heading("System", "ascending"), _heading("kbit/s", "ascending"), _heading("Files", "descending")]
     heads += [_heading(facts["title"], "descending" if facts["better"] == "higher" else "ascending") for facts in metrics.values()]
     heads += [_heading("Encoding", "descending", "× real time"), _heading("Decoding", "descending", "× real time")]
     rows = []
     for cell in content["cells"]:
         number = names.index(cell["model"])
+        failed = f' <small>{cell["failed"]} failed</small>' if cell["failed"] else ""
         columns = [
             f'<td data-v="{escape(cell["model"])}">{mark(number)}{escape(cell["model"])} <small>{escape(cell["setting"])}</small></td>',
             f'<td data-v="{cell["bitrate"]}">{cell["bitrate"] / 1000:.2f}</td>',
-            f'<td data-v="{cell["files"]}">{cell["files"]}' + (f' <small>{cell["failed"]} failed</small>' if cell["failed"] else "") + "</td>",
+            f'<td data-v="{cell["files"]}">{cell["files"]}{failed}</td>',
         ]
         columns += [_figure(cell["metrics"].get(name), facts["digits"], cell["files"]) for name, facts in metrics.items()]
         columns += [_plain(cell["encode_x_realtime"], 0), _plain(cell["decode_x_realtime"], 0)]
@@ -122,13 +128,13 @@ def _codes(content: Mapping[str, Any], names: Sequence[str]) -> str:
         for index, book in enumerate(one["codebooks"], 1):
             full, used = (100 * share for share in (book["entropy"] / book["bits"], book["used"]))
             rows.append(
-                f'<span class="soft">{index}</span><span><i><b style="width:{full:.1f}%"></b></i><i class="thin"><b style="width:{used:.1f}%"></b></i>'
-                f'</span><span>{book["entropy"]:.2f} of {book["bits"]:.4g} bit, {used:.0f} % used</span>'
+                f'<span class="soft">{index}</span><span><i><b style="width:{full:.1f}%"></b></i>'
+                f'<i class="thin"><b style="width:{used:.1f}%"></b></i></span><span>{book["entropy"]:.2f} of {book["bits"]:.4g} bit, {used:.0f} % used</span>'
             )
         rate = sum(book["entropy"] for book in one["codebooks"]) / one["frame_seconds"] / 1000 if one["frame_seconds"] else 0
         cards.append(
-            f'<div class="card s{number % 8}"><h3>{mark(number)} {escape(one["model"])} <span class="unit">{one["frames"]} frames, '
-            f'{rate:.2f} kbit/s by entropy</span></h3><div class="books">{"".join(rows)}</div></div>'
+            f'<div class="card s{number % 8}"><h3>{mark(number)} {escape(one["model"])} '
+            f'<span class="unit">{one["frames"]} frames, {rate:.2f} kbit/s by entropy</span></h3><div class="books">{"".join(rows)}</div></div>'
         )
     if not cards:
         return ""
@@ -144,12 +150,14 @@ def _compare(content: Mapping[str, Any]) -> str:
         return ""
     rows = []
     for one in compare["rows"]:
-        verdict = {"better": '<span class="good">better</span>', "worse": '<span class="bad">worse</span>'}.get(one["verdict"], "no difference shown")
+        verdict = VERDICTS.get(one["verdict"], "no difference shown")
         facts = content["metrics"][one["metric"]]
+        digits = facts["digits"]
         rows.append(
             f'<tr><td data-v="{escape(one["model"])}">{escape(one["model"])} <small>{escape(one["setting"])}</small></td>'
-            f'<td data-v="{escape(facts["title"])}">{escape(facts["title"])}</td>{_plain(one["before"], facts["digits"])}{_plain(one["now"], facts["digits"])}'
-            f'<td data-v="{one["change"]}">{one["change"]:+.{facts["digits"]}f} <small>[{one["low"]:+.{facts["digits"]}f}, {one["high"]:+.{facts["digits"]}f}]'
+            f'<td data-v="{escape(facts["title"])}">{escape(facts["title"])}</td>'
+            f'{_plain(one["before"], digits)}{_plain(one["now"], digits)}'
+            f'<td data-v="{one["change"]}">{one["change"]:+.{digits}f} <small>[{one["low"]:+.{digits}f}, {one["high"]:+.{digits}f}]'
             f'</small></td><td data-v="{one["p"]}">{one["p"]:.2g}</td><td data-v="{one["verdict"]}">{verdict}</td></tr>'
         )
     heads = [_heading(text, "ascending") for text in ("System", "Metric", "Before", "Now", "Change", "p", "Verdict")]
@@ -165,12 +173,18 @@ def _compare(content: Mapping[str, Any]) -> str:
 def _problems(content: Mapping[str, Any]) -> str:
     rows = [("left out", one["name"], "", one["reason"]) for one in content["left_out"]]
     rows += [("note", "", "", note) for note in content["notes"]]
-    rows += [(one["what"], one["file"], one["metrics"] if one["what"] == "not judged" else one["models"], one["reason"]) for one in content["failures"]]
+    rows += [
+        (one["what"], one["file"], one["metrics"] if one["what"] == "not judged" else one["models"], one["reason"])
+        for one in content["failures"]
+    ]
     return _words(("", "What", "By", "Why"), rows) if rows else ""
 
 
 def _metrics(content: Mapping[str, Any]) -> str:
-    rows = [(facts["title"], f"{facts['unit']}, {facts['better']} is better", facts["source"], facts["licence"]) for facts in content["metrics"].values()]
+    rows = [
+        (facts["title"], f"{facts['unit']}, {facts['better']} is better", facts["source"], facts["licence"])
+        for facts in content["metrics"].values()
+    ]
     return _words(("Metric", "Unit", "Defined in", "Licence of the program"), rows)
 
 

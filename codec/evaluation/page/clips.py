@@ -34,7 +34,10 @@ def section(out: Path, groups: Sequence[Group], heard: Sequence[str], names: Seq
         parts.append(f'<h3 class="file">{escape(file)}</h3><div class="clips">{"".join(clips)}</div>')
     if not parts:
         return ""
-    return '<p class="soft">Up to half the sample rate, 75 dB below the loudest of the original. A click plays; another one goes on in the next version from there.</p>' + "".join(parts)
+    return (
+        '<p class="soft">Up to half the sample rate, down to 75 dB below the loudest of the original. A click plays; a click on another '
+        f'version goes on from there.</p>{"".join(parts)}'
+    )
 
 
 def _few(groups: Sequence[Group]) -> list[Group]:
@@ -56,7 +59,8 @@ def _clip(file: str, sound: tuple, loudest: float, label: str, facts: str, numbe
     picture = pictures.spectrogram(wav, loudest)
     sign = mark(int(number)) if number else ""
     return (
-        f'<button type="button" class="clip" data-s="{number}" data-file="{escape(file)}" data-flac="{pictures.sound(wav, rate)}" aria-pressed="false" '
-        f'aria-label="Play {escape(label)} {escape(facts)}"><img alt="" width="{pictures.COLUMNS}" height="{pictures.ROWS}" src="{picture}"><span class="head"></span>'
+        f'<button type="button" class="clip" data-s="{number}" data-file="{escape(file)}" data-flac="{pictures.sound(wav, rate)}" '
+        f'aria-pressed="false" aria-label="Play {escape(label)} {escape(facts)}">'
+        f'<img alt="" width="{pictures.COLUMNS}" height="{pictures.ROWS}" src="{picture}"><span class="head"></span>'
         f'<span class="name"><span class="play"></span>{sign}<b>{escape(label)}</b><span>{escape(facts)}</span></span></button>'
     )

@@ -53,9 +53,11 @@ def chart(series: Mapping[int, Sequence[Point]], names: Sequence[str], title: st
             parts.append(f'<polygon class="band" points="{upper} {lower}"/>')
         elif banded:
             parts.append(f'<path class="bar" d="M{x(banded[0].rate):.1f} {y(banded[0].low):.1f}V{y(banded[0].high):.1f}"/>')
-        parts.append('<polyline class="line" points="' + " ".join(f"{x(p.rate):.1f},{y(p.mean):.1f}" for p in each) + '"/>')
+        line = " ".join(f"{x(point.rate):.1f},{y(point.mean):.1f}" for point in each)
+        parts.append(f'<polyline class="line" points="{line}"/>')
         for point in each:
-            parts.append(f'{_mark(number, x(point.rate), y(point.mean))}<title>{escape(_words(point, names[number], digits))}</title></path>')
+            words = escape(_words(point, names[number], digits))
+            parts.append(f"{_mark(number, x(point.rate), y(point.mean))}<title>{words}</title></path>")
         parts.append("</g>")
     return "".join([*parts, "</svg>"])
 
@@ -65,14 +67,18 @@ def _words(point: Point, name: str, digits: int) -> str:
     return f"{name} {point.setting}: {point.rate:.2f} kbit/s, {point.mean:.{digits}f}{interval}, {point.count} recordings"
 
 
-SHAPES = ("M{l} {y}a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0 -7.2 0", "M{l} {t}h6.6v6.6h-6.6z", "M{x} {tt}l4.4 7.6h-8.8z", "M{x} {td}l4.6 4.6l-4.6 4.6l-4.6 -4.6z")
+SHAPES = (
+    "M{l} {y}a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0 -7.2 0", "M{l} {t}h6.6v6.6h-6.6z", "M{x} {tt}l4.4 7.6h-8.8z",
+    "M{x} {td}l4.6 4.6l-4.6 4.6l-4.6 -4.6z",
+)
 
 
 def _mark(number: int, x: float, y: float) -> str:
     """The start of a path: a disc, square, triangle or rhombus, so that colours are not all that tells systems apart."""
     shape = SHAPES[number % len(SHAPES)]
     left = x - (3.6 if number % len(SHAPES) == 0 else 3.3)
-    return f'<path class="dot" d="{shape.format(l=f"{left:.1f}", x=f"{x:.1f}", y=f"{y:.1f}", t=f"{y - 3.3:.1f}", tt=f"{y - 4.8:.1f}", td=f"{y - 4.6:.1f}")}">'
+    places = {"l": left, "x": x, "y": y, "t": y - 3.3, "tt": y - 4.8, "td": y - 4.6}
+    return f'<path class="dot" d="{shape.format(**{key: f"{value:.1f}" for key, value in places.items()})}">'
 
 
 def mark(number: int) -> str:

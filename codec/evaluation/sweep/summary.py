@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from codec.evaluation.metrics import METRICS
+from codec.evaluation.metrics.tokens import NO_TOKENS
 from codec.evaluation.sweep.cells import Cell
 
 RESAMPLES = 2000
@@ -98,12 +98,14 @@ def rows(groups: Sequence[Group], names: Sequence[str], resamples: Resamples) ->
 
 
 def failures(groups: Sequence[Group], names: Sequence[str]) -> list[dict[str, str]]:
-    """Why recordings have no value: of a recording that no system could code or no metric could judge, one entry."""
+    """Why recordings have no value, an entry for each reason. That a system has no tokens is no failure."""
     found: dict[tuple[str, str, str], dict[str, set[str]]] = {}
     for group in groups:
         for file, cell in group.cells.items():
             reasons = {"": cell.error} if cell.error else {name: cell.reasons[name] for name in names if name in cell.reasons}
             for metric, reason in reasons.items():
+                if reason == NO_TOKENS:
+                    continue
                 one = found.setdefault((file, reason, "" if not metric else "judged"), {"models": set(), "metrics": set()})
                 one["models"].add(f"{cell.system} {cell.setting}")
                 one["metrics"].add(metric)
@@ -116,10 +118,6 @@ def failures(groups: Sequence[Group], names: Sequence[str]) -> list[dict[str, st
         }
         for (file, reason, kind), one in found.items()
     ]
-
-
-def better(metric: str) -> str:
-    return METRICS[metric].better if metric in METRICS else ""
 
 
 def _speed(seconds: float, taken: float) -> float | None:
