@@ -18,7 +18,7 @@ from typing import Sequence
 
 from codec import __version__
 
-VERBS = ("encode", "decode", "stream", "serve", "info", "models", "train", "features", "convert", "export", "transcribe", "probe", "sweep")  # as --help lists them
+VERBS = ("encode", "decode", "stream", "serve", "info", "models", "train", "features", "tokenize", "convert", "export", "transcribe", "probe", "sweep")  # as --help lists them
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -74,7 +74,7 @@ def list_audio(source: str | Path, split: str = "train") -> list[Entry]:
     if source.is_dir() and (source / "manifest.json").is_file():
         source = source / "manifest.json"
     if source.is_dir():
-        suffixes = _suffixes() | {TAR}
+        suffixes = audio_suffixes() | {TAR}
         paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
         entries = [
             Entry(name, path.relative_to(source).parts[0] if path.parent != source else "")
@@ -85,8 +85,8 @@ def list_audio(source: str | Path, split: str = "train") -> list[Entry]:
         entries = [Entry(name) for name in _members(source)]
     elif source.is_file():
         entries = [
-            _entry(row, number, source)
-            for number, row in enumerate(_rows(source), 1)
+            entry_of(row, number, source)
+            for number, row in enumerate(rows_of(source), 1)
             if not isinstance(row, dict) or row.get("split", split) == split
         ]
     else:
@@ -98,7 +98,7 @@ def list_audio(source: str | Path, split: str = "train") -> list[Entry]:
 
 def _members(path: Path) -> list[str]:
     """The names of the audio files of a tar file, sorted. Links and devices are left out."""
-    suffixes = _suffixes()
+    suffixes = audio_suffixes()
     try:
         with tarfile.open(path, "r:") as tar:
             names = sorted(m.name for m in tar if m.isfile() and Path(m.name).suffix.lower() in suffixes)
@@ -153,7 +153,8 @@ def _bytes_of(where: Place) -> io.BytesIO:
             raise DataError(f"{where.file} has no file {where.member}") from None
 
 
-def _rows(manifest: Path) -> Iterable[Any]:
+def rows_of(manifest: Path) -> Iterable[Any]:
+    """The rows of a manifest as they are. Raises DataError."""
     try:
         text = manifest.read_text(encoding="utf-8")
         if manifest.suffix.lower() == ".jsonl":
@@ -168,7 +169,8 @@ def _rows(manifest: Path) -> Iterable[Any]:
     return rows
 
 
-def _entry(row: Any, number: int, manifest: Path) -> Entry:
+def entry_of(row: Any, number: int, manifest: Path) -> Entry:
+    """What row `number`, counted from 1, of a manifest names. Raises DataError."""
     if not isinstance(row, dict) or not isinstance(row.get("path"), str):
         raise DataError(f"entry {number} of {manifest} has no 'path'; give each entry the path of its audio file")
     weight = row.get("weight", 1.0)
@@ -188,7 +190,8 @@ def _part(row: dict[str, Any], number: int, manifest: Path) -> str:
     return f"#t={start:.6f}" + ("" if seconds == math.inf else f",{start + seconds:.6f}")
 
 
-def _suffixes() -> set[str]:
+def audio_suffixes() -> set[str]:
+    """Of the files that soundfile reads: ".flac" and so on."""
     import soundfile
 
     return {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {

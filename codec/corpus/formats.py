@@ -1,0 +1,144 @@
+"""What shards look like on disk. A writer takes recordings in order; their files appear when all of them are whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from codec.atomic import Output
+from codec.corpus.plan import CorpusError
+
+
+class Writer(Protocol):
+    """A row tells of one channel of a recording: path, channel, channels, sample_rate, num_samples, seconds, frames, and where
+    they are known, text and meta (a dictionary)."""
+
+    def add(self, row: dict[str, Any], parts: Iterable[np.ndarray]) -> None:
+        """parts: codes (n, K) uint16, one after the other."""
+        ...
+
+    def commit(self) -> list[Path]:
+        """The files, which have their names now."""
+        ...
+
+    def discard(self) -> None: ...
+
+
+class NpyShard:
+    """NAME.codes.npy (frames, K) uint16, the recordings of a shard one after the other; NAME.starts.npy (recordings + 1,) int64, where
+    each starts; NAME.jsonl, a row a line."""
+
+    def __init__(self, stem: Path, header: dict[str, Any]):
+        self._paths = [Path(f"{stem}{end}") for end in (".codes.npy", ".starts.npy", ".jsonl")]
+        self._outputs: list[Output] = []
+        self._width = header["num_codebooks"]
+        for path in self._paths:
+            self._outputs.append(Output(path))
+        self._codes, self._index, self._rows = self._outputs
+        self._starts = [0]
+        self._header = _npy_header(self._codes, 0, self._width)
+
+    def add(self, row: dict[str, Any], parts: Iterable[np.ndarray]) -> None:
+        for part in parts:
+            self._codes.write(np.ascontiguousarray(part, "<u2").tobytes())
+        self._starts.append(self._starts[-1] + row["frames"])
+        self._rows.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+
+    def commit(self) -> list[Path]:
+        self._codes.seek(0)
+        if _npy_header(self._codes, self._starts[-1], self._width) != self._header:
+            raise CorpusError("numpy wrote headers of two sizes; report this with your numpy version")
+        starts = np.asarray(self._starts, dtype="<i8")
+        np.lib.format.write_array_header_1_0(self._index, np.lib.format.header_data_from_array_1_0(starts))
+        self._index.write(starts.tobytes())
+        for output in self._outputs:
+            output.commit()
+        return self._paths
+
+    def discard(self) -> None:
+        for output in self._outputs:
+            output.discard()
+
+
+def _npy_header(output: Output, frames: int, width: int) -> int:
+    """numpy leaves room in it, so that it has one size for every length."""
+    np.lib.format.write_array_header_1_0(output, {"descr": "<u2", "fortran_order": False, "shape": (frames, width)})
+    return output.tell()
+
+
+class ParquetShard:
+    """NAME.parquet: the columns of a row, `meta` as JSON, and `codes`, K lists of frames."""
+
+    ROWS = 1000  # of a row group
+
+    def __init__(self, stem: Path, header: dict[str, Any]):
+        self._pa = pyarrow = _pyarrow()
+        self._path = Path(f"{stem}.parquet")
+        self._output = Output(self._path)
+        text, number = pyarrow.string(), pyarrow.int64()
+        self._schema = pyarrow.schema([
+            ("path", text), ("channel", number), ("channels", number), ("sample_rate", number), ("num_samples", number),
+            ("seconds", pyarrow.float64()), ("frames", number), ("text", text), ("meta", text),
+            ("codes", pyarrow.list_(pyarrow.list_(pyarrow.uint16()))),
+        ], metadata={"codec": json.dumps(header)})
+        self._width = header["num_codebooks"]
+        self._buffer = pyarrow.BufferOutputStream()
+        self._writer = pyarrow.parquet.ParquetWriter(self._buffer, self._schema, compression="zstd")
+        self._rows: list[dict[str, Any]] = []
+        self._codes: list[np.ndarray] = []
+
+    def add(self, row: dict[str, Any], parts: Iterable[np.ndarray]) -> None:
+        if "meta" in row:
+            row = {**row, "meta": json.dumps(row["meta"], ensure_ascii=False)}
+        self._rows.append(row)
+        self._codes.append(np.concatenate([np.zeros((0, self._width), np.uint16), *parts]).T)  # (K, T)
+        if len(self._rows) >= self.ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        pyarrow = self._pa
+        lengths = np.repeat([codes.shape[1] for codes in self._codes], self._width)
+        inner = pyarrow.ListArray.from_arrays(
+            pyarrow.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
+            pyarrow.array(np.concatenate([codes.ravel() for codes in self._codes])),
+        )
+        outer = pyarrow.ListArray.from_arrays(pyarrow.array(np.arange(len(self._codes) + 1, dtype=np.int32) * self._width), inner)
+        columns = [pyarrow.array([row.get(field.name) for row in self._rows], field.type) for field in list(self._schema)[:-1]]
+        self._writer.write_table(pyarrow.Table.from_arrays([*columns, outer], schema=self._schema))
+        self._rows, self._codes = [], []
+
+    def commit(self) -> list[Path]:
+        self._flush()
+        self._writer.close()
+        self._output.write(memoryview(self._buffer.getvalue()))
+        self._output.commit()
+        return [self._path]
+
+    def discard(self) -> None:
+        self._output.discard()
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise CorpusError('Parquet needs pyarrow: pip install "neural-codec-toolkit[corpus]"') from None
+    return pyarrow
+
+
+FORMATS: dict[str, type] = {"npy": NpyShard, "parquet": ParquetShard}
+
+
+def check_format(name: str) -> None:
+    """Raise CorpusError unless shards can be written in it."""
+    if name not in FORMATS:
+        raise CorpusError(f"format={name}: there is {' and '.join(FORMATS)}")
+    if name == "parquet":
+        _pyarrow()
