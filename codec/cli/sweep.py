@@ -77,22 +77,22 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def _table(report: dict) -> str:
-    """Markdown: mean [low, high] of each metric."""
+    """Markdown: mean [low, high] of each metric, and of how many recordings where those are not all."""
     names = [name for name in report["metrics"] if any(name in row["metrics"] for row in report["cells"])]
     titles = [report["metrics"][name]["title"] for name in names]
     lines = ["| model | kbit/s | files | " + " | ".join(titles) + " |", "|---|---|---|" + "---|" * len(names)]
     for row in report["cells"]:
-        cells = [_cell(row["metrics"].get(name), report["metrics"][name]["digits"]) for name in names]
+        cells = [_cell(row["metrics"].get(name), report["metrics"][name]["digits"], row["files"]) for name in names]
         lines.append(f"| {row['model']} {row['setting']} | {row['bitrate'] / 1000:.2f} | {row['files']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(one: dict | None, digits: int) -> str:
+def _cell(one: dict | None, digits: int, files: int) -> str:
+    """How many recordings a mean is of is said where it is not all that were coded."""
     if one is None:
         return ""
-    if one["low"] is None:
-        return f"{one['mean']:.{digits}f}"
-    return f"{one['mean']:.{digits}f} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"
+    interval = "" if one["low"] is None else f" [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"
+    return f"{one['mean']:.{digits}f}{interval}" + (f" n={one['n']}" if one["n"] != files else "")
 
 
 def _names(text: str) -> list[str]:

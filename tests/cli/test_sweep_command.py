@@ -19,7 +19,13 @@ def test_measures_and_tells(run, record, model_dir, tmp_path):
     assert "note: no-such is left out: no model is named 'no-such'" in result.err
     assert "note: bad.wav: not coded by all: data/bad.wav: is not audio that can be read" in result.err
     assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"]["files"] == 3
-    assert "0 measured now" in run(*arguments).out
+    assert "0 measured now" in run(*arguments).out and " n=" not in result.out
+    record("data/short.wav", seconds=0.4)
+    import numpy as np
+    import soundfile
+
+    soundfile.write(tmp_path / "data" / "silent.wav", np.zeros(8000), 16_000)
+    assert run(*arguments).out.splitlines()[2].count(" n=3 ") == 2  # of four, two metrics judge three
 
 
 def test_lists_metrics(run):
