@@ -34,7 +34,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--heldout", type=Path, required=True, help="folder of recordings to predict and to continue")
     parser.add_argument("--codec", default="speech-16k", help="a model in the box, or a folder")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=4, help="crops a step")
     parser.add_argument("--length", type=int, default=512, help="of crops, and of what is predicted of a recording, in frames")
     parser.add_argument("--layers", type=int, default=4)

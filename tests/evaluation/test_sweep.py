@@ -16,6 +16,7 @@ from codec.evaluation.sweep import cells as journal
 from codec.evaluation.sweep import pool, report, summary
 from codec.evaluation.sweep.cells import Cell, Journal
 from codec.evaluation.sweep.run import SweepError, sweep
+from codec.lm.predictability import cross_validated
 
 RATE = 16_000
 
@@ -243,3 +244,7 @@ def test_figures_of_all_recordings_together(go, tmp_path, tiny_model):
     assert high["metrics"]["entropy"]["mean"] > low["metrics"]["entropy"]["mean"]
     assert result.report["codes"][0]["codebooks"][0]["entropy"] == pytest.approx(bits, rel=0.01)
     assert go(metric_names=["fad", "utilisation"]).measured == 0
+    low, high = (cell["metrics"] for cell in go(metric_names=["ngram"]).report["cells"])
+    kept = [np.load(path) for path in sorted((tmp_path / "out" / "codes").glob("*.npy"))]
+    found = cross_validated(kept, [32] * len(kept[0]), 100.0, folds=3)
+    assert low["ngram"]["mean"] == pytest.approx(found.first / 1000, rel=0.01) and low["ngram"]["mean"] < high["ngram"]["mean"]

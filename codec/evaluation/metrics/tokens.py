@@ -67,6 +67,7 @@ class Usage:
     metrics = (
         Metric("utilisation", "Code utilisation", "share of entries used", HIGHER, "mean over the codebooks", OWN["licence"], level="set"),
         Metric("entropy", "Entropy of codes", "kbit/s", HIGHER, "sum over the codebooks, each by itself", OWN["licence"], level="set"),
+        Metric("ngram", "Predictability", "kbit/s", LOWER, "cross-entropy of Kneser-Ney 4-grams of the other recordings", OWN["licence"], level="set"),
     )
 
     def __init__(self, options: Options):

@@ -10,6 +10,7 @@ import numpy as np
 
 from codec.evaluation.sweep import keep
 from codec.evaluation.sweep.summary import Group
+from codec.lm.predictability import cross_validated
 
 
 def usage(out: Path, groups: Sequence[Group], models: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -21,15 +22,28 @@ def usage(out: Path, groups: Sequence[Group], models: dict[str, dict[str, Any]])
     """
     found = []
     for name in dict.fromkeys(group.system for group in groups if group.system in models):
-        own = [group for group in groups if group.system == name]
-        cells = {cell.file: cell for group in own for cell in group.coded}
-        kept = [codes for cell in cells.values() if (codes := keep.read(keep.codes_path(out, cell))) is not None]
+        kept = kept_codes(out, groups, name)
         if not kept:
             continue
         books = min(len(codes) for codes in kept)
         rows = [of_codebook([codes[book] for codes in kept], models[name]["sizes"][book]) for book in range(books)]
         found.append({"model": name, "frames": sum(codes.shape[1] for codes in kept), **models[name], "codebooks": rows})
     return found
+
+
+def ngram_bits(out: Path, groups: Sequence[Group], system: str, sizes: Sequence[int]) -> tuple[float, ...]:
+    """Bits a code of each codebook, by 4-grams of four fifths of the recordings for the last one; () for a single recording."""
+    kept = kept_codes(out, groups, system)
+    if len(kept) < 2:
+        return ()
+    books = min(len(codes) for codes in kept)
+    return cross_validated([codes[:books] for codes in kept], sizes[:books], 1.0, folds=min(5, len(kept))).bits
+
+
+def kept_codes(out: Path, groups: Sequence[Group], system: str) -> list[np.ndarray]:
+    """Codes (K, frames) of every recording, with all codebooks that any setting has."""
+    cells = {cell.file: cell for group in groups if group.system == system for cell in group.coded}
+    return [codes for cell in cells.values() if (codes := keep.read(keep.codes_path(out, cell))) is not None]
 
 
 def of_codebook(codes: Sequence[np.ndarray], size: int) -> dict[str, float | int]:

@@ -59,6 +59,7 @@ def _together(
     """Figures of all recordings of a group together: (model, setting) -> name -> value."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     books = {one["model"]: one for one in codes_of}
+    grams: dict[str, tuple[float, ...]] = {}
     for group in groups:
         mine = found.setdefault((group.system, group.setting), {})
         if "fad" in names:
@@ -72,6 +73,11 @@ def _together(
                 mine["utilisation"] = sum(book["used"] for book in rows) / len(rows)
             if "entropy" in names:
                 mine["entropy"] = sum(book["entropy"] for book in rows) / one["frame_seconds"] / 1000
+            if "ngram" in names:
+                if group.system not in grams:
+                    grams[group.system] = codes.ngram_bits(out, groups, group.system, one["sizes"])
+                if grams[group.system]:
+                    mine["ngram"] = sum(grams[group.system][: len(rows)]) / one["frame_seconds"] / 1000
     return found
 
 
