@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quality.add_argument("--codebooks", type=int, metavar="K", help="how many to keep (default: all)")
     quality.add_argument("--bitrate", type=float, metavar="KBITS", help="kbit/s of each channel, rounded down")
     parser.add_argument("--beam", type=int, metavar="N", help="choices of codes to follow at once, as in codec encode")
-    parser.add_argument("--format", choices=("npy", "parquet"), default="npy", help="of the shards (default: npy, mapped into memory)")
+    parser.add_argument("--format", choices=("npy", "parquet", "webdataset"), default="npy",
+                        help="of the shards (default: npy, which TokenDataset maps into memory)")
     parser.add_argument("--mono", action="store_true", help="average the channels (default: a row for each)")
     parser.add_argument("--split", help="keep only these entries of a manifest")
     parser.add_argument("--shard", type=float, metavar="MB", help="recordings in a shard (default: a 256th of all, 1 to 67 MB)")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -124,6 +126,33 @@ class ParquetShard:
         self._output.discard()
 
 
+class TarShard:
+    """NAME.tar of WebDataset: for each row KEY.codes.npy (K, frames) uint16 and KEY.json, the row and the fingerprint."""
+
+    def __init__(self, stem: Path, header: dict[str, Any]):
+        self._path, self._header, self._rows = Path(f"{stem}.tar"), header, 0
+        self._output = Output(self._path)
+        self._tar = tarfile.open(fileobj=self._output, mode="w|", format=tarfile.USTAR_FORMAT)  # type: ignore[call-overload]
+
+    def add(self, row: dict[str, Any], parts: Iterable[np.ndarray]) -> None:
+        codes, file = np.concatenate([np.zeros((0, self._header["num_codebooks"]), np.uint16), *parts]).T, io.BytesIO()
+        np.save(file, np.ascontiguousarray(codes, "<u2"))
+        about = {**row, "model": self._header["model"]["name"], "fingerprint": self._header["model"]["fingerprint"]}
+        for end, content in (("codes.npy", file.getvalue()), ("json", json.dumps(about, ensure_ascii=False).encode())):
+            member = tarfile.TarInfo(f"{self._path.stem}-{self._rows:06d}.{end}")  # no time, no owner: the same bytes again
+            member.size = len(content)
+            self._tar.addfile(member, io.BytesIO(content))
+        self._rows += 1
+
+    def commit(self) -> list[Path]:
+        self._tar.close()
+        self._output.commit()
+        return [self._path]
+
+    def discard(self) -> None:
+        self._output.discard()
+
+
 def _pyarrow() -> Any:
     try:
         import pyarrow
@@ -133,12 +162,12 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-FORMATS: dict[str, type] = {"npy": NpyShard, "parquet": ParquetShard}
+FORMATS: dict[str, type] = {"npy": NpyShard, "parquet": ParquetShard, "webdataset": TarShard}
 
 
 def check_format(name: str) -> None:
     """Raise CorpusError unless shards can be written in it."""
     if name not in FORMATS:
-        raise CorpusError(f"format={name}: there is {' and '.join(FORMATS)}")
+        raise CorpusError(f"format={name}: there is {', '.join(FORMATS)}")
     if name == "parquet":
         _pyarrow()

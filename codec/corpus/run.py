@@ -81,7 +81,7 @@ def tokenize(
 
     Args:
         model: what `codec.load` takes. A Codec only with jobs=0.
-        format: npy (memory-mapped by `TokenDataset`) or parquet.
+        format: npy (memory-mapped by `TokenDataset`), parquet or webdataset.
         num_codebooks, bitrate, beam: as in `Codec.encode`.
         mono: average the channels of a recording; without it each is a row of its own.
         split: keep only these entries of a manifest.

@@ -168,6 +168,30 @@ def test_parquet_holds_the_same(tmp_path, model, recordings):
         TokenDataset(tmp_path / "parquet")
 
 
+def test_parquet_without_pyarrow_says_how_to_get_it(tmp_path, model, recordings, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(CorpusError, match=r'pip install "neural-codec-toolkit\[corpus\]"'):
+        tokenize(model, recordings, tmp_path / "out", format="parquet", jobs=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_webdataset_holds_the_same(tmp_path, model, recordings):
+    tokenize(model, recordings, tmp_path / "npy", jobs=0, shard_bytes=150_000)
+    for name in ("tars", "again"):
+        tokenize(model, recordings, tmp_path / name, format="webdataset", jobs=0, shard_bytes=150_000)
+    assert contents(tmp_path / "tars") == contents(tmp_path / "again")
+    data, number = TokenDataset(tmp_path / "npy"), 0
+    for path in sorted((tmp_path / "tars/shards").glob("*.tar")):
+        with tarfile.open(path) as tar:
+            members = {member.name: tar.extractfile(member).read() for member in tar}
+        for name in (name for name in members if name.endswith(".json")):
+            row, codes = json.loads(members[name]), np.load(io.BytesIO(members[name.replace("json", "codes.npy")]))
+            assert row.pop("fingerprint") == model.spec.fingerprint and row.pop("model") == "tiny"
+            assert row == data.row(number) and np.array_equal(codes, data[number]["codes"])
+            number += 1
+    assert number == data.num_rows
+
+
 # Once and exactly
 
 
