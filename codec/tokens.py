@@ -6,10 +6,13 @@ import math
 import os
 import re
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from codec.entropy import Prior
 
 MAX_CODEBOOKS = 256
 MAX_CODEBOOK_SIZE = 65536
@@ -258,8 +261,9 @@ class Tokens:
 
     # Files; container.py imports this module, so it is imported when it is used
 
-    def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
-        """Write a .tok file. Raises ValueError for a batch, WriteError when it cannot be written."""
+    def save(self, path: str | os.PathLike[str] | BinaryIO, prior: Prior | None = None) -> None:
+        """Write a .tok file, entropy-coded with a prior of the model (`codec.entropy.prior_of`). Raises ValueError for a batch,
+        WriteError when it cannot be written."""
         from codec.container import TokWriter
 
         if self.batch_size != 1:
@@ -269,16 +273,17 @@ class Tokens:
                 "these tokens have lost spans, which a .tok file cannot mark: decode them, or save parts, tokens[a:b]"
             )
         one = self.item(0)
-        with TokWriter(path, self.spec, self.num_codebooks, self.sample_rate, self.channels) as writer:
+        with TokWriter(path, self.spec, self.num_codebooks, self.sample_rate, self.channels, prior) as writer:
             writer.write(one.codes)
             writer.finish(one.num_samples[0])
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str] | BinaryIO, salvage: bool = False) -> Tokens:
-        """Read a .tok file. Raises TokError for anything but a whole one; `salvage` reads what is left of it."""
+    def load(cls, path: str | os.PathLike[str] | BinaryIO, salvage: bool = False, prior: Prior | None = None) -> Tokens:
+        """Read a .tok file. Raises TokError for anything but a whole one; `salvage` reads what is left of it. Entropy-coded ones
+        of a model that is not in the box need its `prior`."""
         from codec.container import TokReader
 
-        with TokReader(path, salvage=salvage) as reader:
+        with TokReader(path, salvage=salvage, prior=prior) as reader:
             parts = [torch.from_numpy(codes) for _, codes in reader.blocks()]
             empty = torch.zeros(reader.channels, reader.num_codebooks, 0, dtype=torch.int64)
             return cls(

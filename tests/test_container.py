@@ -404,8 +404,8 @@ def test_a_code_beyond_its_codebook_is_refused():
 def test_newer_files_say_so():
     with pytest.raises(TokError, match="version 2.*newer"):
         TokReader(io.BytesIO(forge(version=2)))
-    with pytest.raises(TokError, match="coding 2.*newer"):
-        read(forge(blocks=[(0, 0, 1, 2, b"whatever it is")], totals=(1, 320, 1)))
+    with pytest.raises(TokError, match="coding 3.*newer"):
+        read(forge(blocks=[(0, 0, 1, 3, b"whatever it is")], totals=(1, 320, 1)))
 
 
 def test_header_fields_of_later_writers_do_no_harm():

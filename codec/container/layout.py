@@ -21,12 +21,12 @@ BLOCK = struct.Struct("<4sIQIBI")  # sync, index, first frame, frames, coding, b
 ENDING = struct.Struct("<4sI")  # sync, bytes of the header's copy, which follows
 TOTALS = struct.Struct("<QQIII")  # frames, samples, blocks, CRC of all blocks, bytes of the whole end block
 CRC = struct.Struct("<I")
-BIT_PACKED, MULTI_RATE = 0, 1
+BIT_PACKED, MULTI_RATE, ENTROPY = 0, 1, 2
 
 MAX_HEADER = 16384  # bytes
 MAX_CHANNELS = 256
 MAX_CODES = 1 << 20  # in a block that is read
-WRITE_CODES = 1 << 17  # in a block that is written
+WRITE_CODES = 1 << 17  # in a block that is written, and in one that is read where each takes long to decode
 MAX_PAYLOAD = 2 * MAX_CODES  # bytes: 16 bits a code
 BLOCK_FRAMES = 500  # 10 s at 50 frames a second
 LOST_CODES = 1 << 20  # salvage fills gaps up to this many codes beyond what the damaged bytes can have held

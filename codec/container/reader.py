@@ -12,10 +12,11 @@ from zlib import crc32
 import numpy as np
 
 from codec.container.layout import (
-    BIT_PACKED, BLOCK, CRC, END, ENDING, LOST_CODES, MAGIC, MAX_CODES, MAX_HEADER, MAX_PAYLOAD, MULTI_RATE, PREFIX,
-    SYNC, TOTALS, VERSION, Header, TokError, Totals,
+    BIT_PACKED, BLOCK, CRC, END, ENDING, ENTROPY, LOST_CODES, MAGIC, MAX_CODES, MAX_HEADER, MAX_PAYLOAD, MULTI_RATE,
+    PREFIX, SYNC, TOTALS, VERSION, WRITE_CODES, Header, TokError, Totals,
 )
 from codec.container.source import Source
+from codec.entropy import Prior, prior_in_the_box, unpack
 from codec.tokens import frames_for, samples_for
 
 
@@ -30,14 +31,16 @@ class TokReader:
         salvage: read what is left of a damaged file. Lost frames repeat the good frame before them (at the start: after
             them), and `lost` names their ranges.
         still_writing: the file is still being written: the end block may be missing, and the last block incomplete.
+        prior: of the model, for entropy-coded blocks; those of models in the box are found without.
 
     Raises TokError for all bytes that are not a whole .tok file, and for a path that cannot be read.
     """
 
     def __init__(
-        self, source: str | os.PathLike[str] | BinaryIO, salvage: bool = False, still_writing: bool = False
+        self, source: str | os.PathLike[str] | BinaryIO, salvage: bool = False, still_writing: bool = False,
+        prior: Prior | None = None,
     ):
-        self.salvage, self.still_writing = salvage, still_writing
+        self.salvage, self.still_writing, self._prior = salvage, still_writing, prior
         self._owned = False
         self._file = self._open(source)
         self._source = Source(self._file, self.name)
@@ -210,6 +213,8 @@ class TokReader:
         while True:
             try:
                 return self._read_next(skipped), skipped
+            except _NoPrior:
+                raise
             except TokError as error:
                 if not self.salvage:
                     if self.still_writing and isinstance(error, _CutShort):
@@ -248,16 +253,41 @@ class TokReader:
         crc = data[-CRC.size :]
         if CRC.pack(crc32(data[: -CRC.size], self._seed)) != crc:
             raise self._damaged(frames)
-        if coding != self._coding:
+        payload = data[BLOCK.size : -CRC.size]
+        if coding == self._coding:
+            codes = self._layout.unpack(payload, first, frames)
+        elif coding == ENTROPY and not self._layout.multi_rate:
+            codes = self._decode(payload, index, frames)
+        else:
             raise TokError(
                 f"{self.name}: block {index + 1} uses coding {coding}: it needs a newer version of the program"
             )
-        codes = self._layout.unpack(data[BLOCK.size : -CRC.size], first, frames)
         if (codes.max(axis=1) >= self._layout.sizes).any():
             raise TokError(f"{self.name}: block {index + 1} holds codes that its codebooks do not have: encode again")
         self._source.skip(len(data))
         self._running = crc32(crc, self._running)
         return _Block(index, first, codes.reshape(self.channels, self.num_codebooks, frames))
+
+    def _decode(self, payload: bytes, index: int, frames: int) -> np.ndarray:
+        """Entropy-coded codes (channels * K, frames). Without the right prior nothing can be read, salvaging or not."""
+        block = f"{self.name}: block {index + 1}"
+        if frames * len(self._layout.sizes) > WRITE_CODES:
+            raise TokError(f"{block} holds more than {WRITE_CODES} entropy-coded codes: encode again")
+        try:
+            if self._prior is None:
+                self._prior = prior_in_the_box(self.spec.name)
+            self._prior.check(self.spec, self.num_codebooks)
+        except ValueError as error:
+            raise _NoPrior(f"{block} is entropy-coded: {error}") from None
+        if payload[:4] != self._prior.id:
+            raise _NoPrior(f"{block} is entropy-coded with prior {payload[:4].hex()}, this model's is {self._prior.id.hex()}: "
+                           "decode it with the model that encoded it")
+        try:
+            shape = self.channels, self.num_codebooks, frames
+            codes = unpack(payload, shape, self.spec.codebook_sizes, self._prior)
+        except ValueError:
+            raise TokError(f"{block} holds no codes that its prior can have made: encode again") from None
+        return codes.reshape(-1, frames)
 
     def _read_totals(self, skipped: int) -> Totals:
         head = self._source.peek(ENDING.size)
@@ -319,6 +349,10 @@ _SALVAGE = "fetch the file again, or decode what is left with --salvage (in Pyth
 
 class _CutShort(TokError):
     """The input ends where a block should go on or begin."""
+
+
+class _NoPrior(TokError):
+    """Blocks that are whole cannot be read here."""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import numpy as np
 
 from codec.atomic import Output
 from codec.container.layout import (
-    BIT_PACKED, BLOCK, BLOCK_FRAMES, CRC, END, ENDING, MAGIC, MULTI_RATE, PREFIX, SYNC, TOTALS, VERSION, WRITE_CODES,
-    Header,
+    BIT_PACKED, BLOCK, BLOCK_FRAMES, CRC, END, ENDING, ENTROPY, MAGIC, MULTI_RATE, PREFIX, SYNC, TOTALS, VERSION,
+    WRITE_CODES, Header,
 )
+from codec.entropy import Prior, pack
 from codec.tokens import TokenSpec, frames_for
 
 
@@ -25,6 +26,7 @@ class TokWriter:
         num_codebooks: that are stored, 1 to those of the model.
         sample_rate: of the audio in Hz.
         channels: of the audio.
+        prior: of the model, to entropy-code each block that gets smaller by it; readers need it too.
 
     Use it as a context: leaving it by an exception removes what was written to a path.
     Raises ValueError for codes or numbers that do not fit, WriteError when the output cannot be written.
@@ -32,11 +34,13 @@ class TokWriter:
 
     def __init__(
         self, target: str | os.PathLike[str] | BinaryIO, spec: TokenSpec, num_codebooks: int, sample_rate: int,
-        channels: int = 1,
+        channels: int = 1, prior: Prior | None = None,
     ):
         self.header = Header(spec, num_codebooks, sample_rate, channels)
         self._json = self.header.to_json()
-        self._layout = self.header.layout
+        self._layout, self._prior = self.header.layout, prior
+        if prior is not None:
+            prior.check(spec, num_codebooks)
         self._coding = MULTI_RATE if self._layout.multi_rate else BIT_PACKED
         self._block_frames = max(1, min(BLOCK_FRAMES, WRITE_CODES // len(self._layout.sizes)))
         self._waiting: list[np.ndarray] = []  # each (channels * K, T)
@@ -106,9 +110,13 @@ class TokWriter:
         self._num_waiting -= stop
 
     def _write_block(self, codes: np.ndarray) -> None:
-        payload = self._layout.pack(codes, self._num_frames)
-        frames = codes.shape[1]
-        block = BLOCK.pack(SYNC, self._num_blocks, self._num_frames, frames, self._coding, len(payload)) + payload
+        payload, coding, frames = self._layout.pack(codes, self._num_frames), self._coding, codes.shape[1]
+        if self._prior is not None:
+            shape = self.header.channels, self.header.num_codebooks, frames
+            coded = pack(codes.reshape(shape), self.header.spec.codebook_sizes, self._prior)
+            if len(coded) < len(payload):
+                payload, coding = coded, ENTROPY
+        block = BLOCK.pack(SYNC, self._num_blocks, self._num_frames, frames, coding, len(payload)) + payload
         crc = CRC.pack(crc32(block, self._seed))  # seeded by the header: a block of another file does not pass for ours
         self._output.write(block + crc)
         self._running = crc32(crc, self._running)

@@ -1,0 +1,173 @@
+"""What is known of a model's codes before they are read: how likely each is after the codes before it, in whole numbers.
+
+A small network with whole weights, so that every machine computes the same frequencies: for codebook k it looks at
+codebooks 0 to k of the frames before, and at codebooks 0 to k - 1 of the frame itself. It is for the first codebooks;
+residuals of residuals look like noise. See docs/tok-format.md.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property, lru_cache
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+
+from codec.entropy.ans import SCALE
+from codec.tokens import TokenSpec
+
+FILE = "prior.safetensors"
+ORDER = 2  # frames before, at most
+MAX_SIZE = 4096  # of a codebook: frequencies have 16 bits
+HIDDEN_SHIFT = 6  # of the hidden sums, whose units are 1/2048
+OUTPUT_SHIFT = 4  # of the outputs, whose units are 1/1024
+EXP_STEPS = 1024  # of 1/64 each
+_EXACT = 1 << 24  # below it, sums of whole numbers in float32 are exact in any order
+
+
+def _exp_table() -> np.ndarray:
+    """2^24 exp(-i / 64), i = 0 to EXP_STEPS - 1, by a product of whole numbers that is the same everywhere."""
+    table, ratio = [1 << 40], 4228379999  # 2^32 exp(-1 / 64)
+    for _ in range(EXP_STEPS - 1):
+        table.append(table[-1] * ratio >> 32)
+    return np.array([value >> 16 for value in table], dtype=np.int64)
+
+
+_EXP = _exp_table()
+
+
+class Prior:
+    """Frequencies of the codes of the first codebooks of one model.
+
+    Args:
+        tensors: for each of these codebooks, k, `embedding.k` (size, R) int8, `hidden.k.weight` (H, inputs) int8 and `hidden.k.bias` (H,)
+            int32, `output.k.weight` (size, H) int8 and `output.k.bias` (size,) int32, of any H >= 1; the inputs are the
+            embeddings, R each, of codebooks 0 to k of the frame before, then of the one before that, then of codebooks 0
+            to k - 1 of the same frame. Zeros stand for frames before the first.
+
+    Raises ValueError for tensors that do not fit each other.
+    """
+
+    def __init__(self, tensors: dict[str, np.ndarray]):
+        self.tensors = {name: np.ascontiguousarray(value) for name, value in sorted(tensors.items())}
+        count = sum(name.startswith("embedding.") for name in tensors)
+        self._check(count)
+        self.sizes = tuple(len(self.tensors[f"embedding.{k}"]) for k in range(count))
+        self._embeddings = [np.vstack([table, np.zeros_like(table[:1])]).astype(np.float32)
+                            for table in (self.tensors[f"embedding.{k}"] for k in range(count))]  # a last row for "none"
+        self._layers = [[self.tensors[f"{layer}.{k}.{part}"].T.astype(np.float32)
+                         for layer in ("hidden", "output") for part in ("weight", "bias")] for k in range(count)]
+
+    def _check(self, count: int) -> None:
+        shapes, tensors = {}, self.tensors
+        if not count or any(f"embedding.{k}" not in tensors or tensors[f"embedding.{k}"].ndim != 2 for k in range(count)):
+            raise ValueError("it has no table of embeddings for each codebook")
+        width = tensors["embedding.0"].shape[1]
+        for k in range(count):
+            size, hidden = len(tensors[f"embedding.{k}"]), len(tensors.get(f"hidden.{k}.bias", ()))
+            if not 2 <= size <= MAX_SIZE:
+                raise ValueError(f"codebook {k} has {size} entries, and can have 2 to {MAX_SIZE}")
+            shapes |= {
+                f"embedding.{k}": (size, width), f"hidden.{k}.weight": (hidden, width * num_inputs(k)),
+                f"hidden.{k}.bias": (hidden,), f"output.{k}.weight": (size, hidden), f"output.{k}.bias": (size,),
+            }
+        for name in sorted(shapes.keys() | tensors.keys()):
+            dtype = np.int32 if name.endswith("bias") else np.int8
+            found = tensors.get(name)
+            if found is None or name not in shapes or found.shape != shapes[name] or found.dtype != dtype or not found.size:
+                raise ValueError(f"{name} is missing, too much, or of the wrong shape or type")
+            inputs = 0 if found.ndim == 1 or name.startswith("embedding") else found.shape[1]
+            if inputs * 128 * 128 >= _EXACT // 2 or found.ndim == 1 and np.abs(found.astype(np.int64)).max() >= _EXACT // 2:
+                raise ValueError(f"{name} is too wide or too large for exact sums")
+
+    def check(self, spec: TokenSpec, num_codebooks: int) -> None:
+        """Raise ValueError unless it is for the first codebooks of a model, as far as they are used."""
+        if max(spec.strides) > 1:
+            raise ValueError(f"codebooks of several frame rates, as those of model {spec.name!r}, have no entropy coding")
+        count = min(num_codebooks, len(self.sizes))
+        if self.sizes[:count] != spec.codebook_sizes[:count]:
+            raise ValueError(f"the prior is for codebooks of {self.sizes}, those of model {spec.name!r} have {spec.codebook_sizes}")
+
+    @cached_property
+    def id(self) -> bytes:
+        """4 bytes that name this prior: the CRC-32 of names, shapes and values of its tensors, sorted by name."""
+        crc = 0
+        for name, value in self.tensors.items():
+            crc = crc32(f"{name} {value.dtype.str[1:]} {value.shape}".encode(), crc)
+            crc = crc32(value.astype(value.dtype.newbyteorder("<")).tobytes(), crc)
+        return crc.to_bytes(4, "little")
+
+    def frequencies(self, k: int, before: list[np.ndarray], below: np.ndarray) -> np.ndarray:
+        """How often each code of codebook k comes: (N, size) int64, each at least 1, each row adding up to 1 << SCALE.
+
+        Args:
+            before: ORDER arrays (>= k + 1, N) of the frames before, the last one first; a code equal to the codebook's size
+                stands for a frame that there is not.
+            below: (>= k, N) the codes of the same frame.
+        """
+        inputs = [self._embeddings[j][frame[j]] for frame in before for j in range(k + 1)]
+        inputs += [self._embeddings[j][below[j]] for j in range(k)]
+        weight, bias, out_weight, out_bias = self._layers[k]
+        sums = np.concatenate(inputs, axis=1) @ weight + bias
+        hidden = np.clip(sums.astype(np.int32) >> HIDDEN_SHIFT, 0, 127).astype(np.float32)
+        scores = (hidden @ out_weight + out_bias).astype(np.int32)  # (N, size)
+        best = scores.argmax(axis=1)
+        below_best = scores[np.arange(len(scores)), best][:, None] - scores
+        weights = _EXP[np.minimum(below_best >> OUTPUT_SHIFT, EXP_STEPS - 1)]
+        frequencies = weights * ((1 << SCALE) - self.sizes[k]) // weights.sum(axis=1, keepdims=True) + 1
+        frequencies[np.arange(len(best)), best] += (1 << SCALE) - frequencies.sum(axis=1)
+        return frequencies
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write prior.safetensors into the directory of a model. Raises WriteError when it cannot be written."""
+        from safetensors.numpy import save
+
+        from codec.atomic import Output
+
+        file = Output(Path(directory) / FILE)
+        try:
+            file.write(save(self.tensors))
+            file.commit()
+        finally:
+            file.discard()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Prior:
+        """Read a prior.safetensors. Raises ValueError when it is none."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            return cls(load_file(path))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"{path} holds no prior: {error}") from None
+
+
+def num_inputs(k: int) -> int:
+    """Embeddings that codebook k is told from."""
+    return ORDER * (k + 1) + k
+
+
+_BOX = Path(__file__).parent.parent / "pretrained"
+
+
+def prior_in_the_box(name: str) -> Prior:
+    """Of a model in the box, by its name, which is never taken as a path. Raises ValueError when there is none."""
+    if name not in {path.parent.name for path in _BOX.glob(f"*/{FILE}")}:
+        raise ValueError(f"there is no prior for model {name!r} in the box: name the folder of the model that has it")
+    return _load(_BOX / name / FILE)
+
+
+def prior_of(model: str | os.PathLike[str]) -> Prior:
+    """Of a model in the box by its name, or of the directory of a model. Raises ValueError when it has none."""
+    inside = (_BOX / str(model) / FILE).is_file()
+    path = (_BOX if inside else Path()) / model / FILE
+    if not path.is_file():
+        raise ValueError(f"model {str(model)!r} has no {FILE} for entropy coding: fit one (codec.entropy.fitting)")
+    return _load(path)
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path) -> Prior:
+    return Prior.load(path)
