@@ -52,7 +52,8 @@ def cross_validated(recordings: Codes, sizes: Sequence[int], frame_rate: float, 
     bits /= frames
     order0 = entropy(recordings, sizes)
     return Predictability(
-        frame_rate * bits[0], frame_rate * bits.sum(), frame_rate * order0[0], frame_rate * order0.sum(), tuple(bits), tuple(order0),
+        frame_rate * bits[0], frame_rate * bits.sum(), frame_rate * order0[0], frame_rate * order0.sum(),
+        tuple(bits), tuple(order0),
     )
 
 

@@ -15,7 +15,7 @@ from codec.lm.patterns import Pattern
 class TokenLM(nn.Module):
     """Steps (B, K, S), ids 0 to size - 1 or `size` for no code, to logits (B, K, S, size) of the step after each."""
 
-    def __init__(self, codebooks: int, size: int, layers: int = 4, width: int = 192):
+    def __init__(self, codebooks: int, size: int, layers: int = 4, width: int = 128):
         super().__init__()
         self.size = size
         self.register_buffer("first", torch.arange(codebooks)[:, None] * (size + 1), persistent=False)

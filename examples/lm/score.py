@@ -32,14 +32,15 @@ def score(lm: TokenLM, learned: Recordings, heldout: Recordings, pattern: Patter
         "unigram": predictability.ngram_bits(known, told, sizes, 1, below=False),
         "bigram": predictability.ngram_bits(known, told, sizes, 2, below=False),
         "4-gram": predictability.ngram_bits(known, told, sizes, 4),
-        "language model": np.stack([lm.losses(steps(codes, pattern)[None])[0].double().sum(1).numpy() for codes in heldout.values()])
-        / math.log(2),
+        "language model": np.stack([of_network(lm, codes, pattern) for codes in heldout.values()]),
     }
     frames = np.array([codes.shape[1] for codes in told])
     entropy = predictability.entropy(told, sizes)
     found: dict[str, Any] = {
-        "frames": int(frames.sum()),
-        "entropy": {"a code": rounded(entropy), "first": round(frame_rate * entropy[0], 2), "all": round(frame_rate * entropy.sum(), 2)},
+        "frames": int(frames.sum()), "frame_rate": frame_rate,
+        "entropy": {
+            "a code": rounded(entropy), "first": round(frame_rate * entropy[0], 2), "all": round(frame_rate * entropy.sum(), 2),
+        },
     }
     resamples = Resamples(list(heldout))
     for name, each in bits.items():
@@ -55,6 +56,11 @@ def score(lm: TokenLM, learned: Recordings, heldout: Recordings, pattern: Patter
         name: {"frames": int(count), "bits": rounded(each)} for name, count, each in zip(heldout, frames, bits["language model"])
     }
     return found
+
+
+def of_network(lm: TokenLM, codes: Tensor, pattern: Pattern) -> np.ndarray:
+    """(K,): bits of all codes of each codebook of a recording."""
+    return lm.losses(steps(codes, pattern)[None])[0].double().sum(1).numpy() / math.log(2)
 
 
 def rounded(values: np.ndarray) -> list[float]:

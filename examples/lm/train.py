@@ -3,8 +3,7 @@
     python examples/lm/train.py --train recordings/ --heldout others/ --codec speech-16k --out runs/lm
 
 The same command again goes on where it stopped. Under --out: tokens-*.safetensors, lm.pt, scores.json and continued-*.wav, whose
-first seconds are the prompt as the codec decodes it. Needs pip install "neural-codec-toolkit[lm]". Own settings of the network
-come from the command line alone: `--help`.
+first 3 s are the prompt as the codec decodes it. Needs pip install "neural-codec-toolkit[lm]"; docs/lm.md has what came of it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import torch
 import codec
 from codec.lm import patterns
 
-from data import crops, steps, stream, tokens
+from data import crops, stream, tokens
 from network import TokenLM
 from score import score
 
@@ -34,12 +33,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--heldout", type=Path, required=True, help="folder of recordings to predict and to continue")
     parser.add_argument("--codec", default="speech-16k", help="a model in the box, or a folder")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=4, help="crops a step")
     parser.add_argument("--length", type=int, default=512, help="of crops, and of what is predicted of a recording, in frames")
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--width", type=int, default=192)
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="learning rate")
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--continue", type=int, default=3, dest="continued", help="recordings to continue")
     parser.add_argument("--seconds", type=float, default=6.0, help="that are written, behind 3 s of prompt")
@@ -60,11 +59,14 @@ def main(argv: list[str] | None = None) -> None:
     lm = TokenLM(model.num_codebooks, model.codebook_sizes[0], args.layers, args.width)
     train(lm, stream(learned, pattern, args.seed), args)
     lm.eval()
-    scores = score(lm, learned, {name: codes[:, : args.length] for name, codes in heldout.items()}, pattern, model.frame_rate)
-    (args.out / "scores.json").write_text(json.dumps({"codec": args.codec, "seed": args.seed, "steps": args.steps, **scores}, indent=1) + "\n")
+    beginnings = {name: codes[:, : args.length] for name, codes in heldout.items()}
+    scores = score(lm, learned, beginnings, pattern, model.frame_rate)
+    facts = {"codec": args.codec, "seed": args.seed, "steps": args.steps}
+    (args.out / "scores.json").write_text(json.dumps(facts | scores, indent=1) + "\n")
     print(json.dumps({key: value for key, value in scores.items() if key != "recordings"}, indent=1))
     seconds = round(3 * model.frame_rate)
-    for number, codes in enumerate(list(heldout.values())[:: max(1, len(heldout) // max(1, args.continued))][: args.continued]):
+    for number in range(min(args.continued, len(heldout))):
+        codes = list(heldout.values())[number * len(heldout) // args.continued]
         torch.manual_seed(args.seed)
         written = lm.continued(codes[:, :seconds], round(args.seconds * model.frame_rate), pattern, temperature=0.9, top=100)
         audio = model.decode_frames(written[None])[0, 0]
@@ -98,9 +100,11 @@ def train(lm: TokenLM, long: torch.Tensor, args: argparse.Namespace) -> None:
         optimizer.step()
         spent += time.process_time() - began
         if (step + 1) % EVERY == 0 or step + 1 == args.steps:
-            print(f"step {step + 1}: {loss.item() / math.log(2):.3f} bits a code, {spent / 60:.1f} minutes of processor time", flush=True)
+            bits, minutes = loss.item() / math.log(2), spent / 60
+            print(f"step {step + 1}: {bits:.3f} bits a code, {minutes:.1f} minutes of processor time", flush=True)
+            state = {"lm": lm.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "spent": spent}
             part = path.with_suffix(".part")
-            torch.save({"lm": lm.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "spent": spent, "settings": settings}, part)
+            torch.save(state | {"settings": settings}, part)
             part.replace(path)
 
 

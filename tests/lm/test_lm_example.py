@@ -17,7 +17,7 @@ from codec.lm import patterns
 
 pytest.importorskip("transformers")
 FOLDER = Path(__file__).parents[2] / "examples" / "lm"
-OTHERS = ("data", "network", "score")
+OTHERS = ("compare", "data", "network", "score")
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def corpus(tiny_model, tmp_path_factory) -> list[str]:
             wav = 0.3 * np.random.default_rng(number + 10 * count).standard_normal(8000 + 777 * number)
             soundfile.write(folder / part / f"{number}.wav", wav, 16_000)
     return [
-        "--train", str(folder / "train"), "--heldout", str(folder / "heldout"), "--codec", str(folder / "codec"), "--steps", "6", "--batch", "2",
-        "--length", "40", "--layers", "1", "--width", "16", "--continue", "2", "--seconds", "0.1",
+        "--train", str(folder / "train"), "--heldout", str(folder / "heldout"), "--codec", str(folder / "codec"), "--steps", "6",
+        "--batch", "2", "--length", "40", "--layers", "1", "--width", "16", "--continue", "2", "--seconds", "0.1",
     ]
 
 
@@ -73,7 +73,8 @@ def test_end_to_end_and_resumed(example, corpus, tiny_model, tmp_path, monkeypat
     assert scores == again
     assert scores["frames"] == 3 * 40 and list(scores["recordings"]) == ["0.wav", "1.wav", "2.wav"]
     for name in ("unigram", "bigram", "4-gram", "language model"):
-        assert len(scores[name]["a code"]) == 4 and 0 < scores[name]["first"]["low"] <= scores[name]["first"]["mean"] < scores[name]["all"]["mean"]
+        first, every = scores[name]["first"], scores[name]["all"]
+        assert len(scores[name]["a code"]) == 4 and 0 < first["low"] <= first["mean"] <= first["high"] < every["mean"]
     lm = scores["language model"]
     assert lm["all"]["mean"] == pytest.approx(tiny_model.frame_rate * sum(lm["a code"]), rel=1e-3)
     assert sum(lm["a code"]) == pytest.approx(np.sum([each["bits"] for each in scores["recordings"].values()]) / 120, rel=1e-3)
@@ -82,12 +83,18 @@ def test_end_to_end_and_resumed(example, corpus, tiny_model, tmp_path, monkeypat
     frames = min(round(3 * tiny_model.frame_rate), -(-8000 // tiny_model.frame_size)) + round(0.1 * tiny_model.frame_rate)
     assert soundfile.info(written[0]).frames == frames * tiny_model.frame_size
 
+    compare = importlib.import_module("compare")
+    compare.main([str(tmp_path / "whole"), str(tmp_path / "cut")])
+    said = capsys.readouterr().out
+    assert f"| | language model | {lm['first']['mean']:.0f} [" in said and "all: +0.0 bit/s [+0.0, +0.0]" in said
+
     with pytest.raises(SystemExit, match=r"other settings \(seed\): choose another --out"):
         example.main([*corpus, "--out", str(tmp_path / "cut"), "--seed", "1"])
 
 
 def test_training_lowers_the_loss(example, tmp_path):
-    args = example.parse(["--train", "-", "--heldout", "-", "--out", str(tmp_path), "--steps", "40", "--batch", "4", "--length", "32", "--rate", "1e-2"])
+    line = f"--train - --heldout - --out {tmp_path} --steps 40 --batch 4 --length 32 --rate 1e-2"
+    args = example.parse(line.split())
     pattern = patterns.build("delay", 2, codebook_sizes=8)
     codes = torch.arange(200) % 8
     long = example.stream({"a": torch.stack([codes, (codes + 3) % 8])}, pattern, 0)

@@ -49,7 +49,7 @@ def test_bits_are_those_of_the_definition(order, below):
     for book, size in enumerate(sizes):
         seen = [example for codes in known for example in examples(codes, book)]
         for row, codes in enumerate(told):
-            wanted = -sum(math.log2(kneser_ney(seen, size, target, context)) for target, *rest in examples(codes, book) for context in [tuple(rest)])
+            wanted = -sum(math.log2(kneser_ney(seen, size, target, tuple(rest))) for target, *rest in examples(codes, book))
             assert bits[row, book] == pytest.approx(wanted, rel=1e-9)
 
 
