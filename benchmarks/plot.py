@@ -1,6 +1,6 @@
 """Rate-quality curves as a picture, from the report of `codec sweep`.
 
-    python benchmarks/plot.py report/report.json docs/quality.png        needs: pip install matplotlib
+    python benchmarks/plot.py report/report.json quality.png        needs: pip install matplotlib
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def _head(content: Mapping[str, Any]) -> str:
     settings = content["settings"]
     most = max((cell["seconds"] for cell in content["cells"]), default=0)
     failed = len({one["file"] for one in content["failures"] if one["what"] == "not coded"})
-    words = f"{settings['files']} recordings of {settings['data']}, {most / 60:.1f} min coded"
+    words = f"{settings['files']} recordings of {Path(settings['data']).name or settings['data']}, {most / 60:.1f} min coded"
     words += f"; {failed} of them could not be coded by some" if failed else ""
     if settings.get("seconds"):
         words += f"; the first {settings['seconds']:g} s of each"
