@@ -19,6 +19,7 @@ import torch
 from codec.audio import AudioReader, AudioWriter, LostBand, Resampler
 from codec.config import ConfigError
 from codec.container import TokReader, TokWriter
+from codec.entropy import Prior
 from codec.heap import trim
 from codec.coding import push_frames
 from codec.model import Codec
@@ -82,6 +83,7 @@ def encode_file(
     bitrate: float | None = None,
     progress: Progress | None = None,
     beam: int | None = None,
+    prior: Prior | None = None,
 ) -> EncodeReport:
     """Encode a recording of any rate, channels and format that soundfile reads into a .tok file, in constant memory.
 
@@ -91,6 +93,7 @@ def encode_file(
         num_codebooks, bitrate: quality; all codebooks by default. `bitrate` in bit/s for each channel.
         progress: is told (seconds done, seconds in all or None) after every block.
         beam: as in `Codec.encode`.
+        prior: of the model, for entropy coding (`codec.entropy.prior_of`).
 
     Raises ValueError (AudioError for bad audio) and OSError (WriteError) with a line that says what to do.
     """
@@ -117,7 +120,7 @@ def encode_file(
             band.update(block[:, :0], resampled)
             yield resampled
 
-        with TokWriter(target, model.spec, k, rate, channels) as writer, \
+        with TokWriter(target, model.spec, k, rate, channels, prior) as writer, \
                 Stream(model, channels, k, beam) as stream:
             for block in cut(at_model_rate(), push_frames(model.encoder) * model.frame_size):
                 codes = stream.encode(torch.from_numpy(block).unsqueeze(1))  # (channels, K, m)
@@ -138,7 +141,8 @@ def encode_file(
 
 
 def decode_file(
-    model: Codec | None, source: Source, target: Source, salvage: bool = False, progress: Progress | None = None
+    model: Codec | None, source: Source, target: Source, salvage: bool = False, progress: Progress | None = None,
+    prior: Prior | None = None,
 ) -> DecodeReport:
     """Decode a .tok file to audio with the rate, channels and number of samples of what was encoded.
 
@@ -148,11 +152,12 @@ def decode_file(
         target: a path (appears whole or not at all; the format follows its name), `-` for standard output, or a file.
         salvage: decode what is left of a damaged file; what is lost becomes silence.
         progress: is told (seconds done, None) after every block.
+        prior: of the model, for entropy-coded files of models that are not in the box.
 
     Raises ValueError (TokError for a bad file) and OSError (WriteError) with a line that says what to do.
     """
     refuse_same_file(source, target)
-    with TokReader(source, salvage=salvage) as reader:
+    with TokReader(source, salvage=salvage, prior=prior) as reader:
         return decode_reader(load_for(reader.spec) if model is None else model, reader, target, progress)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from codec.entropy import Prior
     from codec.model import Codec
     from codec.tokens import TokenSpec
 
@@ -63,6 +64,13 @@ class Decoders:
     def __init__(self, name: str | None, device: str):
         self._name, self._device = name, device
         self._loaded: dict[str | None, Codec] = {}
+
+    @property
+    def prior(self) -> Prior | None:
+        """Of a --model that is a folder with one; priors of models in the box are found without."""
+        from codec.entropy import FILE, prior_of
+
+        return prior_of(self._name) if self._name is not None and (Path(self._name) / FILE).is_file() else None
 
     def model_for(self, spec: TokenSpec) -> Codec:
         from codec.files import load_for

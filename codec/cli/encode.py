@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quality.add_argument("--bitrate", type=float, metavar="KBITS", help="kbit/s of each channel, rounded down")
     parser.add_argument("--beam", type=int, metavar="N", help="choices of codes to follow at once (1 in most models): "
                         "more is slower and nearer to the audio; decoders do not care")
+    parser.add_argument("--entropy", action="store_true", help="fewer bytes for the same codes, by what the model's "
+                        "prior.safetensors knows of them; decoders need it too")
     add_device(parser)
 
 
@@ -53,12 +55,13 @@ def _file(args: argparse.Namespace) -> None:
     check_output(output)
     if output.lower().endswith(AUDIO):  # `codec encode *.wav` names two recordings, not a recording and an output
         raise ValueError(f"{output}: is named like a recording, but would hold tokens: name a .tok file")
+    prior = _prior(args)
     model = load_model(args.model, args.device, without="decoder")
     from codec.files import encode_file
 
     with Progress() as progress:
         result = encode_file(
-            model, args.input, output, _codebooks(model, args), beam=args.beam,
+            model, args.input, output, _codebooks(model, args), beam=args.beam, prior=prior,
             progress=lambda done, total: progress.update(
                 done, total, f"{duration(done)}{'' if total is None else f' of {duration(total)}'}"
             ),
@@ -78,8 +81,17 @@ def _codebooks(model, args: argparse.Namespace) -> int:
     return model.codebooks_for(args.codebooks, None if args.bitrate is None else 1000 * args.bitrate)
 
 
+def _prior(args: argparse.Namespace):
+    if not args.entropy:
+        return None
+    from codec.entropy import prior_of
+
+    return prior_of(args.model)
+
+
 def _folder(args: argparse.Namespace) -> int:
     jobs, failures = find(args.input, args.output, AUDIO, ".tok")
+    prior = _prior(args)
     model = load_model(args.model, args.device, without="decoder")
     from codec.files import encode_file
 
@@ -88,12 +100,12 @@ def _folder(args: argparse.Namespace) -> int:
     losing = []
 
     def encode(job: Job) -> float:
-        result = encode_file(model, job.source, job.target, codebooks, beam=args.beam)
+        result = encode_file(model, job.source, job.target, codebooks, beam=args.beam, prior=prior)
         if result.note:
             losing.append(job.source)
         return result.seconds
 
-    code = run_jobs(jobs, failures, lambda job: _is_done(job, spec, codebooks), encode, "encoded")
+    code = run_jobs(jobs, failures, lambda job: _is_done(job, spec, codebooks, prior), encode, "encoded")
     if losing:
         others = " and others" if len(losing) > 1 else ""
         band = f"{model.sample_rate / 2000:g} kHz"
@@ -101,14 +113,14 @@ def _folder(args: argparse.Namespace) -> int:
     return code
 
 
-def _is_done(job: Job, spec, codebooks: int) -> bool:
+def _is_done(job: Job, spec, codebooks: int, prior) -> bool:
     """A whole .tok of this model with as many codebooks, not older than the recording, is not made again."""
     from codec.container import TokError, TokReader
 
     try:
         if job.target.stat().st_mtime < job.source.stat().st_mtime:
             return False
-        with TokReader(job.target) as reader:
+        with TokReader(job.target, prior=prior) as reader:
             if reader.spec.fingerprint != spec.fingerprint or reader.num_codebooks != codebooks:
                 return False
             for _ in reader.blocks():

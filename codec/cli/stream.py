@@ -55,8 +55,9 @@ def _decode(args: argparse.Namespace) -> None:
     from codec.container import TokReader
     from codec.live import decode_live
 
-    with TokReader("-", still_writing=True) as reader:
-        model = Decoders(args.model, args.device).model_for(reader.spec)
+    decoders = Decoders(args.model, args.device)
+    with TokReader("-", still_writing=True, prior=decoders.prior) as reader:
+        model = decoders.model_for(reader.spec)
         report = decode_live(model, reader, "-", args.format)
     summary(f"{duration(report.seconds)} at {report.sample_rate} Hz: {count(report.num_frames, 'frame')}", "-")
 

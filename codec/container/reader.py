@@ -274,12 +274,12 @@ class TokReader:
         if frames * len(self._layout.sizes) > WRITE_CODES:
             raise TokError(f"{block} holds more than {WRITE_CODES} entropy-coded codes: encode again")
         try:
-            if self._prior is None:
+            if self._prior is None or self._prior.id != payload[:4]:
                 self._prior = prior_in_the_box(self.spec.name)
             self._prior.check(self.spec, self.num_codebooks)
         except ValueError as error:
-            raise _NoPrior(f"{block} is entropy-coded: {error}") from None
-        if payload[:4] != self._prior.id:
+            raise _NoPrior(f"{block} is entropy-coded with prior {payload[:4].hex()}: {error}") from None
+        if self._prior.id != payload[:4]:
             raise _NoPrior(f"{block} is entropy-coded with prior {payload[:4].hex()}, this model's is {self._prior.id.hex()}: "
                            "decode it with the model that encoded it")
         try:
