@@ -22,7 +22,8 @@ Codes = Sequence[np.ndarray]
 class Predictability:
     """Bits a second of audio in recordings that the n-grams have not seen.
 
-    first: of codebook 1, from its own codes before; total: of all codebooks, each from the codebook below and its own codes before.
+    first: of codebook 1, from its own codes before; total: of all codebooks, from the second on each from the one below and its
+    own before.
     first_entropy, total_entropy: order 0, of how often each code occurs in these recordings (biased down for few frames).
     bits, entropy: bits a code of each codebook.
     """
@@ -35,7 +36,9 @@ class Predictability:
     entropy: tuple[float, ...]
 
 
-def cross_validated(recordings: Codes, sizes: Sequence[int], frame_rate: float, order: int = 4, folds: int = 5) -> Predictability:
+def cross_validated(
+    recordings: Codes, sizes: Sequence[int], frame_rate: float, order: int = 4, folds: int = 5
+) -> Predictability:
     """Predict each fold of the recordings, every `folds`-th one, from the others.
 
     recordings: codes (K, frames) of each. sizes: entries of the codebooks. frame_rate: frames a second. order: 1 knows
@@ -43,7 +46,7 @@ def cross_validated(recordings: Codes, sizes: Sequence[int], frame_rate: float, 
     Raises ValueError for fewer recordings than folds, and for codes that are not of these codebooks.
     """
     if not 2 <= folds <= len(recordings):
-        raise ValueError(f"{len(recordings)} recordings in {folds} folds: give at least as many recordings as folds, and 2 folds")
+        raise ValueError(f"{len(recordings)} recordings in {folds} folds: give 2 folds or more, and a recording for each")
     parts = [recordings[fold::folds] for fold in range(folds)]
     bits, frames = np.zeros(len(sizes)), sum(codes.shape[1] for codes in recordings)
     for fold, part in enumerate(parts):
@@ -161,7 +164,7 @@ def _examples(recordings: Codes, book: int, sizes: Sequence[int], order: int, be
 
 def _checked(codes: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     if codes.ndim != 2 or len(codes) != len(sizes) or not codes.shape[1]:
-        raise ValueError(f"codes have shape {codes.shape}: each recording has (K, frames), with K = {len(sizes)} and at least a frame")
+        raise ValueError(f"codes have shape {codes.shape}: each recording has (K, frames), K = {len(sizes)}, and a frame or more")
     if codes.min() < 0 or (codes.max(1) >= np.asarray(sizes)).any():
-        raise ValueError(f"codes go from {codes.min()} to {codes.max()}: are these the model's codebooks, of {max(sizes)} entries?")
+        raise ValueError(f"codes go from {codes.min()} to {codes.max()}: are these the codebooks, of up to {max(sizes)} entries?")
     return codes
