@@ -79,7 +79,8 @@ class TokenDataset(Dataset):
         self._kept = np.arange(len(self._frames)) if keep is None else np.array(
             [number for number, row in enumerate(self._rows()) if keep(row)], dtype=np.int64)
         self._ends = np.cumsum(self._samples(self._frames[self._kept]))  # samples up to the end of each kept row
-        self._codes: dict[int, np.ndarray] = {}
+        self._codes: dict[int, np.ndarray] = {}  # of each shard that was looked at
+        self._lines: dict[int, np.ndarray] = {}  # where its rows start
         self._places: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -128,11 +129,11 @@ class TokenDataset(Dataset):
     def row(self, number: int) -> dict[str, Any]:
         """What is known of a row, by the number that a sample gives: path, seconds, text where there is one ..."""
         shard = int(self._shard[number])
-        with open(f"{self._stems[shard]}.jsonl", encoding="utf-8") as file:
-            for place, line in enumerate(file, int(self._first[shard])):
-                if place == number:
-                    return json.loads(line)
-        raise CorpusError(f"{self._stems[shard]}.jsonl is cut short: tokenize again, or copy it again")
+        with open(f"{self._stems[shard]}.jsonl", "rb") as file:
+            if shard not in self._lines:
+                self._lines[shard] = np.cumsum([0, *map(len, file)])
+            file.seek(self._lines[shard][number - self._first[shard]])
+            return json.loads(file.readline())
 
     def tokens(self, number: int) -> Tokens:
         """A row whole, as a model decodes it, with all its codebooks."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from codec.atomic import Output
-from codec.corpus.plan import CorpusError
+from codec.corpus.plan import CorpusError, as_json
 
 
 class Writer(Protocol):
@@ -48,7 +48,7 @@ class NpyShard:
         for part in parts:
             self._codes.write(np.ascontiguousarray(part, "<u2").tobytes())
         self._starts.append(self._starts[-1] + row["frames"])
-        self._rows.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        self._rows.write(as_json(row) + b"\n")
 
     def commit(self) -> list[Path]:
         self._codes.seek(0)
@@ -95,8 +95,8 @@ class ParquetShard:
 
     def add(self, row: dict[str, Any], parts: Iterable[np.ndarray]) -> None:
         if "meta" in row:
-            row = {**row, "meta": json.dumps(row["meta"], ensure_ascii=False)}
-        self._rows.append(row)
+            row = {**row, "meta": as_json(row["meta"]).decode()}
+        self._rows.append({key: _utf8(value) if isinstance(value, str) else value for key, value in row.items()})
         self._codes.append(np.concatenate([np.zeros((0, self._width), np.uint16), *parts]).T)  # (K, T)
         if len(self._rows) >= self.ROWS:
             self._flush()
@@ -138,7 +138,7 @@ class TarShard:
         codes, file = np.concatenate([np.zeros((0, self._header["num_codebooks"]), np.uint16), *parts]).T, io.BytesIO()
         np.save(file, np.ascontiguousarray(codes, "<u2"))
         about = {**row, "model": self._header["model"]["name"], "fingerprint": self._header["model"]["fingerprint"]}
-        for end, content in (("codes.npy", file.getvalue()), ("json", json.dumps(about, ensure_ascii=False).encode())):
+        for end, content in (("codes.npy", file.getvalue()), ("json", as_json(about))):
             member = tarfile.TarInfo(f"{self._path.stem}-{self._rows:06d}.{end}")  # no time, no owner: the same bytes again
             member.size = len(content)
             self._tar.addfile(member, io.BytesIO(content))
@@ -151,6 +151,11 @@ class TarShard:
 
     def discard(self) -> None:
         self._output.discard()
+
+
+def _utf8(text: str) -> str:
+    """Names of files may hold bytes that are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _pyarrow() -> Any:

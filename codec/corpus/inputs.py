@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -59,6 +59,8 @@ def list_inputs(source: str | os.PathLike[str], split: str | None = None) -> lis
     if source.is_dir() and (source / "manifest.json").is_file():
         source = source / "manifest.json"
     kind = source.suffix.lower()
+    if split is not None and (source.is_dir() or kind not in (".json", ".jsonl")):
+        raise DataError(f"{source} has no splits, which entries of a manifest have: leave split={split!r} out, or name a manifest")
     if source.is_dir():
         inputs = list(_of_folder(source))
     elif not source.is_file():
@@ -170,10 +172,11 @@ def opened(item: Input) -> Iterator[Audio]:
     """The samples of a recording. Raises AudioError, where damage may show only in its blocks."""
     if item.error:
         raise AudioError(item.error)
-    if item.member is None:
-        source: str | io.BufferedReader = item.file
-    else:
+    source: str | BinaryIO = item.file
+    if item.member is not None:
         source = io.BufferedReader(_Slice(item.file, *item.member), BLOCK)
+    elif _utf8(item.file) != item.file:  # libsndfile takes no other names
+        source = open(item.file, "rb")
     try:
         if item.is_part:
             with _part(item, source) as audio:
@@ -215,6 +218,10 @@ def _part(item: Input, source: Any) -> Iterator[Audio]:
                 raise AudioError(f"it is cut short: {done} of {last - first} samples are there")
 
         yield Audio(file.samplerate, file.channels, blocks())
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 class _Slice(io.RawIOBase):

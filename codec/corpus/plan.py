@@ -114,14 +114,17 @@ def _digest(inputs: list[Input]) -> str:
     return digest.hexdigest()[:32]
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, ensure_ascii=False) + "\n")
+def as_json(value: Any) -> bytes:
+    """On one line. What is no UTF-8 in names of files is escaped, and reads back as it was."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
-def write_text(path: Path, text: str) -> None:
+def write_json(path: Path, *values: Any) -> None:
+    """A line for each."""
     output = Output(path)
     try:
-        output.write(text.encode())
+        for value in values:
+            output.write(as_json(value) + b"\n")
         output.commit()
     finally:
         output.discard()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from codec.atomic import WriteError
 from codec.corpus.formats import check_format
 from codec.corpus.inputs import Input, list_inputs
-from codec.corpus.plan import MANIFEST, QUARANTINE, SHARDS, CorpusError, Plan, Settings, agree, write_json, write_text
+from codec.corpus.plan import MANIFEST, QUARANTINE, SHARDS, CorpusError, Plan, Settings, agree, write_json
 from codec.corpus.workers import Workers
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def tokenize(
     if (jobs is not None and jobs < 0) or (shard_bytes is not None and shard_bytes < 1):
         raise CorpusError(f"jobs={jobs} and shard_bytes={shard_bytes} must not be negative, nor a shard empty")
     inputs, folder = list_inputs(source, split), Path(folder)
-    loaded = _loaded(model, device)
+    loaded = _loaded(model, device if jobs == 0 else "cpu")
     settings = Settings(format, loaded.codebooks_for(num_codebooks, bitrate), beam, mono, shard_bytes)
     loaded.quantizer.check_beam(beam)
     spec, state = loaded.spec, State()
@@ -131,7 +130,7 @@ def _loaded(model: str | os.PathLike[str] | Codec, device: str) -> Codec:
     from codec import hub
     from codec.model import Codec
 
-    return model if isinstance(model, Codec) else hub.load(model, "cpu" if device == "cuda" else device)
+    return model if isinstance(model, Codec) else hub.load(model, device)
 
 
 def _todo(plan: Plan, folder: Path, retry: bool) -> list[int]:
@@ -176,7 +175,7 @@ def _close(plan: Plan, folder: Path, done_now: int, state: State, elapsed: float
     if missing:
         raise CorpusError(f"{folder}: shard {missing[0]} has gone while others were made; run it again")
     refused = [item for record in records for item in record["quarantined"]]
-    write_text(folder / QUARANTINE, "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in refused))
+    write_json(folder / QUARANTINE, *refused)
     totals = {key: sum(record[key] for record in records) for key in ("inputs", "rows", "frames", "seconds")}
     totals["seconds"] = round(totals["seconds"], 6)
     shards = [{key: value for key, value in record.items() if key != "quarantined"} for record in records]

@@ -359,6 +359,27 @@ def test_what_names_no_recording_is_refused_on_one_line(tmp_path):
         with pytest.raises(DataError, match=name) as error:
             list_inputs(tmp_path / name)
         assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match="has no splits"):
+        list_inputs(tmp_path, split="train")
+
+
+@posix
+@pytest.mark.parametrize("format", ["npy", "parquet", "webdataset"])
+def test_names_of_any_bytes(tmp_path, model, format):
+    if format == "parquet":
+        pytest.importorskip("pyarrow")
+    (tmp_path / "in").mkdir()
+    name = os.fsdecode("ü\n".encode() + b"\xff.wav")
+    soundfile.write(tmp_path / "in/a.wav", noise(0.2), 16_000)
+    try:
+        (tmp_path / "in/a.wav").rename(tmp_path / "in" / name)
+    except OSError:
+        pytest.skip("this disk takes UTF-8 alone")
+    (tmp_path / "in" / os.fsdecode(b"bad\xff.wav")).write_bytes(b"")
+    report = tokenize(model, tmp_path / "in", tmp_path / "out", format=format, jobs=0)
+    assert report.recordings == 1 and report.quarantined == 1
+    if format == "npy":
+        assert TokenDataset(tmp_path / "out").row(0)["path"] == name
 
 
 def test_a_damaged_tar_file_is_one_bad_recording(tmp_path, model, recordings):
