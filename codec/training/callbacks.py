@@ -23,17 +23,20 @@ LAST = "last.ckpt"
 
 class Checkpoints(lightning.Callback):
     """Writes `last.ckpt` (all that resuming needs) and `model/` (the averaged weights, loadable) every `every` steps, at
-    the end, and when a run is interrupted.
+    the end, and when a run is interrupted; and every `keep` steps `checkpoints/STEP/`, a model of that step, which
+    `codec sweep` compares.
 
     Lightning's own callback counts the steps of both optimisers, so it is not used. Files are written beside and renamed.
     """
 
-    def __init__(self, directory: Path, every: int):
-        self.directory, self.every = directory, every
+    def __init__(self, directory: Path, every: int, keep: int = 0):
+        self.directory, self.every, self.keep = directory, every, keep
 
     def on_train_batch_end(self, trainer, module: CodecTraining, *args) -> None:
         if module.step % self.every == 0:
             self.save(trainer, module)
+        if self.keep and module.step % self.keep == 0 and trainer.is_global_zero:
+            self.save_model(module, self.directory / "checkpoints" / f"{module.step:07d}")
 
     def on_train_end(self, trainer, module: CodecTraining) -> None:
         self.save(trainer, module)
@@ -47,9 +50,14 @@ class Checkpoints(lightning.Callback):
         trainer.save_checkpoint(temporary, weights_only=False)  # with the optimisers
         if trainer.is_global_zero:
             os.replace(temporary, self.directory / LAST)
-            if module.model.quantizer.initialized:
-                with module.ema.swapped(module.model):
-                    hub.save(module.model, self.directory / "model")
+            self.save_model(module, self.directory / "model")
+
+    @staticmethod
+    def save_model(module: CodecTraining, folder: Path) -> None:
+        """The averaged weights, as soon as there are codebooks."""
+        if module.model.quantizer.initialized:
+            with module.ema.swapped(module.model):
+                hub.save(module.model, folder)
 
 
 class Validation(lightning.Callback):

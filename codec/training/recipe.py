@@ -117,7 +117,8 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where and how to run. precision: auto, 32-true or bf16-mixed. max_minutes: 0 for no limit."""
+    """Where and how to run. precision: auto, 32-true or bf16-mixed. keep_every: steps between models that are kept for
+    comparison, 0 for none. max_minutes: 0 for no limit."""
 
     out: str = "runs"
     seed: int = 0
@@ -127,6 +128,7 @@ class RunConfig:
     precision: str = "auto"
     threads: int = 0
     checkpoint_every: int = 500
+    keep_every: int = 0
     valid_every: int = 1000
     log_every: int = 50
     max_minutes: float = 0.0
@@ -214,6 +216,8 @@ def _check(recipe: Recipe) -> None:
         raise ConfigError(f"model.name={recipe.model.name!r} names a folder: it must be one, without slashes")
     if recipe.data.crop_seconds * recipe.model.sample_rate < recipe.model.frame_size:
         raise ConfigError(f"data.crop_seconds={recipe.data.crop_seconds} is shorter than one frame of the model")
+    if recipe.run.keep_every < 0:
+        raise ConfigError(f"run.keep_every={recipe.run.keep_every} must be 0 (keep none) or more")
     for where, value in (
         ("data.batch_size", recipe.data.batch_size), ("schedule.steps", recipe.schedule.steps),
         ("adversary.every", recipe.adversary.every), ("run.checkpoint_every", recipe.run.checkpoint_every),

@@ -15,7 +15,7 @@ from codec.training.recipe import Recipe
 def train(recipe: Recipe, progress: bool = True) -> Path:
     """Train until `schedule.steps` or `run.max_minutes`; returns the folder of the run, `run.out`/`model.name`.
 
-    The folder gets last.ckpt (to resume), model/ and best/ (loadable models with averaged weights), validation.csv,
+    The folder gets last.ckpt (to resume), model/ and best/ (loadable models with averaged weights), checkpoints/, validation.csv,
     audio/, and the losses as CSV and, where tensorboard is installed, as its event files. The same call again goes on
     where the last one stopped. Raises ConfigError for a recipe that cannot run.
     """
@@ -48,7 +48,7 @@ def train(recipe: Recipe, progress: bool = True) -> Path:
         shifts = [target.shift for target in recipe.semantic.entries()]
         crops = TargetedCrops(crops, stores, shifts, recipe.model.sample_rate / recipe.model.frame_size)
     module = CodecTraining(recipe, crops.batch, [store.dim for store in stores])
-    callbacks = [Checkpoints(directory, run.checkpoint_every), Interrupt()]
+    callbacks = [Checkpoints(directory, run.checkpoint_every, run.keep_every), Interrupt()]
     if recipe.data.valid:
         callbacks.insert(0, Validation(directory, run.valid_every, _validation_items(recipe)))
     if run.max_minutes:

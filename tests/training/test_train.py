@@ -80,6 +80,20 @@ def test_resumed_equals_uninterrupted_bitwise(data, tmp_path, stop, balance):
     assert resumed["state_dict"]["steps_done"] == 8
 
 
+def test_models_of_steps_are_kept_for_a_sweep(data, tmp_path):
+    from codec.evaluation.systems.ours import checkpoints
+
+    values = tiny.recipe(data, tmp_path)
+    values["run"]["keep_every"] = 3
+    run(values, steps=8)
+    found = checkpoints(tmp_path / "tiny", ())
+    assert [name for name in found if name[5:].isdigit()] == ["tiny/0000003", "tiny/0000006"]
+    kept = {name: codec.load(folder).spec.fingerprint for name, folder in found.items()}
+    assert kept["tiny/0000003"] != kept["tiny/0000006"] != kept["tiny/last"]
+    with pytest.raises(ConfigError, match="keep_every=-1"):
+        recipes.from_dict({**values, "run": {**values["run"], "keep_every": -1}})
+
+
 def test_a_finished_run_goes_on(data, tmp_path):
     """Ended by its steps, ended by its time: raising the limit continues, and the result is that of one run."""
     parts = tiny.recipe(data, tmp_path / "parts")
