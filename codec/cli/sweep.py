@@ -96,7 +96,7 @@ def _cell(one: dict | None, digits: int, files: int) -> str:
 
 
 def _names(text: str) -> list[str]:
-    return [part for part in text.replace(" ", "").split(",") if part]
+    return [part for part in (each.strip() for each in text.split(",")) if part]
 
 
 def _rates(text: str) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 
 def test_measures_and_tells(run, record, model_dir, tmp_path):
@@ -26,6 +27,13 @@ def test_measures_and_tells(run, record, model_dir, tmp_path):
 
     soundfile.write(tmp_path / "data" / "silent.wav", np.zeros(8000), 16_000)
     assert run(*arguments).out.splitlines()[2].count(" n=3 ") == 2  # of four, two metrics judge three
+
+
+def test_names_of_folders_may_hold_spaces(run, record, model_dir, tmp_path):
+    record("a.wav", seconds=0.4)
+    shutil.copytree(model_dir, tmp_path / "my model")
+    result = run("sweep", "a.wav", "--models", "my model, no-such", "--bitrates", "1", "--metrics", "si-sdr", "--jobs", "1")
+    assert result.code == 0 and "| my model k=2 |" in result.out and "note: no-such is left out" in result.err
 
 
 def test_lists_metrics(run):

@@ -63,6 +63,12 @@ def test_si_sdr_by_hand():
     assert si_sdr(s, 0.5 * s) == 100 and si_sdr(s, np.zeros(4, np.float32)) == si_sdr(s, e) == -100
 
 
+def test_si_sdr_of_a_constant_is_none():
+    for wav in (np.full(1, 0.1, np.float32), np.full(RATE, 0.1, np.float32)):
+        with pytest.raises(Unjudged, match="it is a constant"):
+            judge("si-sdr", wav, wav)
+
+
 def test_magnitudes_are_those_of_torch():
     wav = speech(0.3)
     wanted = torch.stft(torch.from_numpy(wav), 512, 128, window=torch.hann_window(512), return_complex=True).abs().T.numpy()

@@ -175,6 +175,19 @@ def test_metrics_that_are_missing_are_named(go, monkeypatch):
         go(metric_names=["pesq"])
 
 
+def test_a_metric_that_cannot_be_built_is_named_and_the_others_go_on(go, monkeypatch):
+    tried = []
+
+    def broken(self, options):
+        tried.append(1)
+        raise OSError("its weights cannot be fetched")
+
+    monkeypatch.setattr("codec.evaluation.metrics.signal.SiSdr.__init__", broken)
+    result = go()
+    assert len(tried) == 1 and all(list(cell["metrics"]) == ["mel"] for cell in result.report["cells"])
+    assert {one["reason"] for one in result.report["failures"]} == {"it cannot be measured: its weights cannot be fetched"}
+
+
 @pytest.mark.slow
 def test_a_process_that_dies_takes_one_cell(go, tiny):
     killed = []
@@ -244,7 +257,9 @@ def test_figures_of_all_recordings_together(go, tmp_path, tiny_model):
     assert high["metrics"]["entropy"]["mean"] > low["metrics"]["entropy"]["mean"]
     assert result.report["codes"][0]["codebooks"][0]["entropy"] == pytest.approx(bits, rel=0.01)
     assert go(metric_names=["fad", "utilisation"]).measured == 0
-    low, high = (cell["metrics"] for cell in go(metric_names=["ngram"]).report["cells"])
+    grams = go(metric_names=["ngram"])
+    assert grams.measured == 0 and grams.report["failures"] == []
+    low, high = (cell["metrics"] for cell in grams.report["cells"])
     kept = [np.load(path) for path in sorted((tmp_path / "out" / "codes").glob("*.npy"))]
     found = cross_validated(kept, [32] * len(kept[0]), 100.0, folds=3)
     assert low["ngram"]["mean"] == pytest.approx(found.first / 1000, rel=0.01) and low["ngram"]["mean"] < high["ngram"]["mean"]

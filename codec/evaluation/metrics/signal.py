@@ -10,6 +10,7 @@ from codec.evaluation.metrics.base import HIGHER, LOWER, Coded, Metric, Options,
 from codec.evaluation.sound import Sound
 
 FLOOR = 1e-5
+FLAT = 1e-6  # of the largest sample: what rounding leaves of a constant
 WINDOWS = (2048, 512)
 BANDS = (150, 80)
 OWN = "MIT (this project)"
@@ -26,6 +27,8 @@ class SiSdr:
     def __call__(self, original: Sound, coded: Coded) -> dict[str, float]:
         if original.silent:
             raise Unjudged("it is silent")
+        if original.wav.std(dtype=np.float64) < FLAT * np.abs(original.wav).max():
+            raise Unjudged("it is a constant, of which nothing is left without its mean")
         return {"si-sdr": si_sdr(original.wav, coded.sound.wav)}
 
 

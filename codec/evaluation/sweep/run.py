@@ -15,6 +15,7 @@ from codec.atomic import WriteError
 from codec.evaluation import metrics, systems
 from codec.evaluation.datasets import Item, recordings
 from codec.evaluation.metrics import Metric, MetricError, Options
+from codec.evaluation.metrics.tokens import Usage
 from codec.evaluation.sweep import cells as journal
 from codec.evaluation.sweep import keep, pool, report
 from codec.evaluation.sweep.cells import Cell
@@ -25,7 +26,7 @@ from codec.evaluation.systems import Setting, System
 SETTINGS = "settings.json"
 VERSION = 1
 BITRATES = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 12.0)  # kbit/s
-OF_CODES = ("utilisation", "entropy")  # which need no more than the codes
+OF_CODES = {metric.name for metric in Usage.metrics}  # which need no more than the codes
 Progress = Callable[[float, float, str], None]
 
 

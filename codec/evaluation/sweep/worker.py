@@ -46,6 +46,7 @@ class Worker:
         self.plan, self.journal = plan, Journal(plan.out)
         self.systems: list[System] = systems.build(plan.systems, plan.lyra)
         self._judges: dict[str, metrics.Judge] = {}
+        self._broken: dict[str, str] = {}
         self._last: tuple[str, Sound] | None = None
 
     def work(self, task: Task) -> Iterator[Cell]:
@@ -83,7 +84,11 @@ class Worker:
     def _judge(self, sound: Sound, coded: Coded, cell: Cell, wanted: tuple[str, ...]) -> None:
         done: set[type] = set()
         for name in wanted:
-            judge = self._judge_of(name)
+            try:
+                judge = self._judge_of(name)
+            except RuntimeError as error:
+                cell.reasons[name] = str(error)
+                continue
             if type(judge) in done:
                 continue
             done.add(type(judge))
@@ -108,9 +113,15 @@ class Worker:
                     cell.reasons[each] = f"it came out as {value}"
 
     def _judge_of(self, name: str) -> metrics.Judge:
-        if name not in self._judges:
-            for judge in metrics.judges([name], self.plan.options):
-                self._judges |= {metric.name: judge for metric in judge.metrics}
+        """Raises RuntimeError, the same one every time, where it cannot be built: a library is broken, weights cannot be fetched."""
+        if name not in self._judges and name not in self._broken:
+            try:
+                for judge in metrics.judges([name], self.plan.options):
+                    self._judges |= {metric.name: judge for metric in judge.metrics}
+            except Exception as error:  # likewise
+                self._broken[name] = f"it cannot be measured: {_line(error)}"
+        if name in self._broken:
+            raise RuntimeError(self._broken[name])
         return self._judges[name]
 
     def _sound(self, item: Item) -> Sound:
