@@ -10,6 +10,7 @@ import pytest
 from codec.evaluation import metrics
 from codec.evaluation.sweep import compare, report
 from codec.evaluation.sweep.cells import Cell
+from codec.evaluation.sweep.summary import Resamples
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_chance_is_no_change_and_less_of_an_error_is_better(sweep_of):
     before = sweep_of("before", values)
     assert sweep_of("same", values, before)["compare"]["rows"][0] | {"report": 0} == {
         "model": "x", "setting": "k=1", "metric": "stoi", "before": round(values.mean(), 6), "now": round(values.mean(), 6), "change": 0,
-        "low": 0, "high": 0, "p": 1.0, "verdict": "same", "report": 0,
+        "low": 0, "high": 0, "p": 1.0, "n": 40, "paired": True, "verdict": "same", "report": 0,
     }
     worse = sweep_of("mel", values + 0.1, sweep_of("mel before", values, metric="mel"), metric="mel")["compare"]["rows"][0]
     assert worse["verdict"] == "worse" and worse["p"] == 0
@@ -72,6 +73,40 @@ def test_without_the_table_intervals_are_compared(sweep_of, tmp_path):
     compared = sweep_of("now", values + 0.005, before)["compare"]
     assert "for want of its results.csv" in compared["how"] and compared["rows"][0]["verdict"] == "same"
     assert sweep_of("far", values + 0.5, before)["compare"]["rows"][0]["verdict"] == "better"
+
+
+def test_of_few_recordings_chance_is_seldom_taken_for_a_change():
+    """Student's t: with the normal distribution 24 of 100 sweeps of three recordings would show a change that is none."""
+    rng = np.random.default_rng(4)
+    resamples = Resamples(["a", "b", "c"])
+    found = []
+    for _ in range(400):
+        before, now = ({file: [value, 1.0] for file, value in zip("abc", rng.standard_normal(3))} for _ in range(2))
+        change = compare._paired(before, now, resamples)
+        found.append(compare._p(change.now - change.before, change.error, change.n - 1))
+    assert 0.03 <= np.mean(np.array(found) < 0.05) <= 0.075 and 0.4 < np.mean(np.array(found) < 0.5) < 0.6
+
+
+def test_the_distribution_is_that_of_student():
+    for freedom, t in ((1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216), (30, 2.04227), (999, 1.96234)):  # tables
+        assert compare._beyond(t, freedom) == pytest.approx(0.05, abs=2e-6) and compare._quantile(freedom) == pytest.approx(t, abs=1e-4)
+    assert compare._beyond(0.0, 5) == 1 and compare._beyond(1e6, 40) < 1e-12
+
+
+def test_figures_of_other_recordings_are_compared_as_such(sweep_of, tmp_path):
+    values = np.random.default_rng(5).uniform(0.5, 0.9, 40)
+    before = sweep_of("before", values)
+    table = tmp_path / "before" / "results.csv"
+    table.write_text(table.read_text().replace(".wav", ".flac"))
+    compared = sweep_of("now", values + 0.005, before)["compare"]
+    assert compared["rows"][0]["paired"] is False and compared["rows"][0]["verdict"] == "same"
+    assert compared["how"] == "recording by recording, but for 1 by the intervals alone: of other recordings"
+    lines = table.read_text().splitlines(keepends=True)
+    back = [line.replace(".flac", ".wav") if int(line.split(".")[0]) < 10 else line for line in lines[1:]]
+    table.write_text("".join([lines[0], *back]))
+    (row,) = sweep_of("part", values + 0.005, before)["compare"]["rows"]
+    assert row["n"] == 10 and row["now"] - row["before"] == pytest.approx(row["change"], abs=2e-6) == pytest.approx(0.005, abs=2e-6)
+    assert row["before"] == pytest.approx(values[:10].mean(), abs=1e-6)  # of the recordings that both have
 
 
 def test_many_comparisons_ask_for_more():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ UNPAIRED = "by the intervals alone, for want of its results.csv beside it"
 def against(old: Mapping[str, Any], groups: Sequence[Group], content: Mapping[str, Any], resamples: Resamples) -> dict[str, Any]:
     """Rows for every model, setting and metric that both reports have.
 
-    Where results.csv lies beside the old report, the change is the mean over the recordings of both, its interval that of the
-    bootstrap over them, and p that of a normal distribution with the bootstrap's standard error; otherwise both means are taken
-    as independent. p is adjusted for the number of rows (Holm 1979).
+    Where results.csv lies beside the old report, the change is the mean over the recordings that both judge, two at least;
+    otherwise both means are taken as independent, and the row says `paired: false`. Interval and p are of Student's t with the
+    bootstrap's standard error (for n recordings times sqrt(n / (n - 1))), n - 1 degrees of freedom, of the smaller of two means.
+    p is adjusted for the number of rows (Holm 1979). before and now are of the same recordings as the change.
     """
     before = {(cell["model"], cell["setting"]): cell for cell in old["cells"]}
     now = {(cell["model"], cell["setting"]): cell for cell in content["cells"]}
@@ -37,22 +39,27 @@ def against(old: Mapping[str, Any], groups: Sequence[Group], content: Mapping[st
             change = None
             if by_file is not None:
                 change = _paired(by_file.get((*key, metric), {}), pairs_of(group, metric), resamples)
+            paired = change is not None
             if change is None:
                 change = _apart(other, one)
             if change is None:
                 continue
-            shift, error = change
+            shift = change.now - change.before
+            reach = change.error * _quantile(change.n - 1)
             better = shift > 0 if content["metrics"][metric]["better"] == "higher" else shift < 0
             rows.append({
-                "model": key[0], "setting": key[1], "metric": metric, "before": other["mean"], "now": one["mean"], "change": round(shift, 6),
-                "low": round(shift - 1.96 * error, 6), "high": round(shift + 1.96 * error, 6), "p": _p(shift, error), "better": better,
+                "model": key[0], "setting": key[1], "metric": metric, "before": round(change.before, 6), "now": round(change.now, 6),
+                "change": round(shift, 6), "low": round(shift - reach, 6), "high": round(shift + reach, 6),
+                "p": _p(shift, change.error, change.n - 1), "n": change.n, "paired": paired, "better": better,
             })
     _adjust(rows)
     for row in rows:
         row["verdict"] = ("better" if row["better"] else "worse") if row["p"] < LEVEL else "same"
         del row["better"]
     unmatched = sorted(f"{model} {setting}" for model, setting in before.keys() ^ now.keys())
-    return {"report": old["folder"], "how": UNPAIRED if by_file is None else PAIRED, "rows": rows, "unmatched": unmatched}
+    alone = sum(not row["paired"] for row in rows)
+    how = UNPAIRED if by_file is None else PAIRED + (f", but for {alone} by the intervals alone: of other recordings" if alone else "")
+    return {"report": old["folder"], "how": how, "rows": rows, "unmatched": unmatched}
 
 
 def _values(path: Path, cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], dict[str, list[float]]] | None:
@@ -72,29 +79,66 @@ def _values(path: Path, cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, s
     return found
 
 
-def _paired(before: Mapping[str, list[float]], now: Mapping[str, list[float]], resamples: Resamples) -> tuple[float, float] | None:
-    """The change of the mean over the recordings of both, and its standard error; None where there are less than two."""
+@dataclass(frozen=True)
+class _Change:
+    """Two means, the standard error of their difference, and of how many recordings they are, the smaller number of two."""
+
+    before: float
+    now: float
+    error: float
+    n: int
+
+
+def _paired(before: Mapping[str, list[float]], now: Mapping[str, list[float]], resamples: Resamples) -> _Change | None:
+    """Means over the recordings of both; None where there are less than two."""
     both = [file for file in now if file in before and file in resamples.place]
     if len(both) < 2:
         return None
     first, second = ({file: values[file] for file in both} for values in (before, now))
     draws = resamples.means(second) - resamples.means(first)
-    return resamples.estimate(second)["mean"] - resamples.estimate(first)["mean"], float(draws.std(ddof=1))
+    error = float(draws.std(ddof=1)) * _widening(len(both))
+    return _Change(resamples.estimate(first)["mean"], resamples.estimate(second)["mean"], error, len(both))
 
 
-def _apart(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[float, float] | None:
+def _apart(before: Mapping[str, Any], now: Mapping[str, Any]) -> _Change | None:
     """The same of two independent means with their 95 % intervals."""
     if before["low"] is None or now["low"] is None:
         return None
-    errors = [(one["high"] - one["low"]) / (2 * 1.96) for one in (before, now)]
-    return now["mean"] - before["mean"], math.hypot(*errors)
+    errors = [(one["high"] - one["low"]) / (2 * 1.96) * _widening(one["n"]) for one in (before, now)]
+    return _Change(before["mean"], now["mean"], math.hypot(*errors), min(before["n"], now["n"]))
 
 
-def _p(shift: float, error: float) -> float:
+def _widening(n: int) -> float:
+    """The bootstrap's standard error is that of n, where n - 1 values are free."""
+    return math.sqrt(n / (n - 1))
+
+
+def _p(shift: float, error: float, freedom: int) -> float:
     """Two-sided, of no change. Standard errors below a rounding error count as none."""
     if error <= 1e-9 * max(1.0, abs(shift)):
         return 1.0 if abs(shift) < 1e-9 else 0.0
-    return math.erfc(abs(shift) / error / math.sqrt(2))
+    return _beyond(abs(shift) / error, freedom)
+
+
+def _beyond(t: float, freedom: int) -> float:
+    """How likely Student's t is at least so large either way (Abramowitz and Stegun 26.7.3 and 26.7.4), to 1e-12."""
+    angle = math.atan(t / math.sqrt(freedom))
+    odd, square = freedom % 2, math.cos(angle) ** 2
+    term, total = math.cos(angle) if odd else 1.0, 0.0
+    for k in range(freedom // 2):
+        total += term
+        term *= square * (2 * k + 1 + odd) / (2 * k + 2 + odd)
+    inside = math.sin(angle) * total
+    return max(0.0, 1 - (2 / math.pi * (angle + inside) if odd else inside))
+
+
+def _quantile(freedom: int) -> float:
+    """The t that is exceeded either way in 5 of 100."""
+    low, high = 1.9, 13.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _beyond(middle, freedom) > LEVEL else (low, middle)
+    return high
 
 
 def _adjust(rows: list[dict[str, Any]]) -> None:
