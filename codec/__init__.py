@@ -21,7 +21,7 @@ _LAZY = {
     "TokError": "codec.container",
     "AudioError": "codec.audio",
 }
-_ROOMS = ("adapters", "convert", "corpus", "entropy", "latents", "lm", "semantic")  # submodules that are imported when they are asked for
+_ROOMS = ("adapters", "convert", "corpus", "entropy", "latents", "lm", "semantic")  # imported when asked for
 __all__ = sorted([*_LAZY, *_ROOMS])
 
 
