@@ -100,10 +100,12 @@ def _musdb(folder: Path) -> Iterator[Item]:
 
 
 def _folder(folder: Path) -> Iterator[Item]:
-    """Every audio file, by its suffix; hidden ones left out."""
+    """Every audio file, by its suffix; hidden ones left out, and the samples of sweeps that were written there."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if path.suffix.lower() in AUDIO and path.is_file() and not any(part.startswith(".") for part in name.parts):
+        if path.suffix.lower() in AUDIO and path.is_file() and not any(part.startswith(".") for part in name.parts) and not (
+            path.parent.name == "samples" and (path.parent.parent / "cells").is_dir() and (path.parent.parent / "settings.json").is_file()
+        ):
             yield Item(str(path), name.as_posix())
 
 

@@ -20,7 +20,7 @@ def test_measures_and_tells(run, record, model_dir, tmp_path):
     assert "note: no-such is left out: no model is named 'no-such'" in result.err
     assert "note: bad.wav: not coded by all: data/bad.wav: is not audio that can be read" in result.err
     assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"]["files"] == 3
-    assert "0 measured now" in run(*arguments).out and " n=" not in result.out
+    assert "2 measured now" in run(*arguments).out and " n=" not in result.out
     record("data/short.wav", seconds=0.4)
     import numpy as np
     import soundfile

@@ -16,6 +16,7 @@ from codec.evaluation.sweep import cells as journal
 from codec.evaluation.sweep import pool, report, summary
 from codec.evaluation.sweep.cells import Cell, Journal
 from codec.evaluation.sweep.run import SweepError, sweep
+from codec.evaluation.systems.ours import Ours
 from codec.lm.predictability import cross_validated
 
 RATE = 16_000
@@ -144,7 +145,25 @@ def test_bad_recordings_are_reported_each(go, data, tmp_path):
         assert (cell["files"], cell["failed"]) == (6, 2)
         assert {name: one["n"] for name, one in cell["metrics"].items()} == {"pesq-wb": 4, "stoi": 4, "si-sdr": 5}
     assert {row["file"] for row in table(tmp_path / "out")} == {f"{n}.wav" for n in (0, 1, 2, "silent", "short", "stereo")}
-    assert go(metric_names=["pesq", "stoi", "si-sdr"]).measured == 0  # a failure is a result
+    assert go(metric_names=["pesq", "stoi", "si-sdr"]).measured == 4  # what could not be coded is tried again
+
+
+def test_what_failed_is_tried_again(go, monkeypatch):
+    """Nothing of a recording has changed when a disk has room again, or a file its permission."""
+    real = Ours.code
+    monkeypatch.setattr(Ours, "code", lambda self, sound, setting: real(self, sound, setting) if setting.name == "k=1" else 1 / 0)
+    result = go()
+    assert [cell["failed"] for cell in result.report["cells"]] == [0, 3] and "division by zero" in result.report["failures"][0]["reason"]
+    monkeypatch.setattr(Ours, "code", real)
+    result = go()
+    assert result.measured == 3 and result.report["failures"] == [] and [cell["files"] for cell in result.report["cells"]] == [3, 3]
+    assert go().measured == 0
+
+
+def test_a_report_among_the_recordings_is_no_recording(go, data):
+    assert go(out=data / "report").cells == 6 and list((data / "report" / "samples").glob("*.flac"))
+    result = go(out=data / "report")
+    assert (result.cells, result.measured) == (6, 0)
 
 
 def test_only_bad_recordings(go, tmp_path):

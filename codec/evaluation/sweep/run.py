@@ -118,7 +118,7 @@ def sweep(
     table = _cells(items, chosen)
     known = journal.read(out)
     for cell in table:
-        if cell.place in known:
+        if cell.place in known and not known[cell.place].error:  # what failed is tried again: a disk was full, a file not to be read
             cell.add(known[cell.place])
     todo = [cell for cell in table if cell.lacks(names) or not cell.error and not cell.seconds]
     began = time.monotonic()
