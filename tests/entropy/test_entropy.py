@@ -15,11 +15,13 @@ import pytest
 import torch
 from small_priors import likely_codes, random_prior
 
+from codec.config import CodecConfig
 from codec.container import BLOCK, CRC, SYNC, TokError, TokReader, TokWriter
 from codec.entropy import Prior, pack, prior_in_the_box, prior_of, unpack
 from codec.entropy.ans import SCALE, Decoder, encode
 from codec.entropy.fitting import fit_prior
 from codec.entropy.prior import _EXP, ORDER
+from codec.hub import PRETRAINED, models
 from codec.tokens import Tokens, TokenSpec
 
 KNOWN = (30, 64, 7)  # to the prior
@@ -247,6 +249,19 @@ def test_what_a_prior_does_not_fit_is_refused():
     other = TokenSpec("other", 16000, 320, (30, 65), "0" * 16, "1" * 16)
     with pytest.raises(ValueError, match="codebooks"):
         TokWriter(io.BytesIO(), other, 2, 16000, prior=PRIOR)
+
+
+@pytest.mark.parametrize("name", models())
+def test_models_in_the_box_have_a_prior_that_readers_find(name):
+    prior = prior_in_the_box(name)
+    assert prior_of(name) is prior
+    config = CodecConfig.from_json(PRETRAINED / name / "config.json")
+    spec = TokenSpec(name, 16000, 320, (1024,) * 8, "0" * 16, "1" * 16)
+    assert config.frame_size == 320 and prior.sizes == (1024,) * 3
+    codes = likely_codes(prior, spec.codebook_sizes, 60)
+    data = write(codes, prior, spec, block=60)
+    assert blocks(data)[0][1] == 2 and np.array_equal(read(data, prior=None)[0], codes)
+    assert np.array_equal(read(data)[0], codes)  # where another prior is given
 
 
 # Damage
