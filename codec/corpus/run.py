@@ -100,6 +100,8 @@ def tokenize(
     if (jobs is not None and jobs < 0) or (shard_bytes is not None and shard_bytes < 1):
         raise CorpusError(f"jobs={jobs} and shard_bytes={shard_bytes} must not be negative, nor a shard empty")
     inputs, folder = list_inputs(source, split), Path(folder)
+    if folder.resolve() == Path(source).resolve():
+        raise CorpusError(f"{folder} is where the recordings are: name another folder")
     loaded = _loaded(model, device if jobs == 0 else "cpu")
     settings = Settings(format, loaded.codebooks_for(num_codebooks, bitrate), beam, mono, shard_bytes)
     loaded.quantizer.check_beam(beam)
@@ -169,7 +171,6 @@ def _close(plan: Plan, folder: Path, done_now: int, state: State, elapsed: float
     """The manifest and the list of what was left out, of all shards."""
     from codec.corpus.shard import read_record
 
-    _sweep(folder)
     records = [read_record(folder, number) for number in range(len(plan.stops))]
     missing = [number for number, record in enumerate(records) if record is None]
     if missing:
@@ -213,7 +214,10 @@ def _alone(folder: Path) -> Iterator[None]:
                 raise CorpusError(f"another codec tokenize is at work in {folder}: wait for it, or stop it") from None
             except OSError:
                 pass  # a network disk without locks
-        yield
+        try:
+            yield
+        finally:
+            _sweep(folder)
 
 
 def _cores() -> int:

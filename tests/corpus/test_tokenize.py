@@ -18,6 +18,7 @@ import pytest
 import soundfile
 import torch
 
+import codec
 from codec import cli, hub
 from codec.atomic import WriteError
 from codec.corpus import CorpusError, TokenDataset, tokenize
@@ -393,15 +394,29 @@ def test_a_damaged_tar_file_is_one_bad_recording(tmp_path, model, recordings):
 # The command
 
 
-def test_the_command_says_what_it_did(tmp_path, model_dir, recordings, capfd):
-    arguments = ["tokenize", str(recordings), str(tmp_path / "out"), "--model", model_dir, "--jobs", "1"]
+def test_the_command_says_what_it_did(tmp_path, model_dir, recordings, capfd, monkeypatch):
+    monkeypatch.setattr(codec.corpus, "tokenize", lambda *args, **options: tokenize(*args, **{**options, "jobs": 0}))
+    arguments = ["tokenize", str(recordings), str(tmp_path / "out"), "--model", model_dir]
     assert cli.main(arguments) == 0
     out, err = capfd.readouterr()
     assert "23 recordings" in out and "3 recordings left out" in err and out.count("\n") == 1
     assert cli.main(arguments) == 0
     assert "1 done before" in capfd.readouterr().out
-    assert cli.main([*arguments, "--codebooks", "1"]) == 1
-    assert capfd.readouterr().err.count("\n") == 1
+    for wrong in (["--codebooks", "1"], ["--jobs", "0"], ["--shard", "0"], ["--split", "train"]):
+        assert cli.main([*arguments, *wrong]) == 1
+        assert capfd.readouterr().err.count("\n") == 1
+    assert cli.main(["tokenize", str(recordings), str(recordings), "--model", model_dir]) == 1
+    assert "name another folder" in capfd.readouterr().err and not (recordings / "corpus.json").exists()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/a.wav").write_bytes(b"")
-    assert cli.main(["tokenize", str(tmp_path / "bad"), str(tmp_path / "none"), "--model", model_dir, "--jobs", "1"]) == 1
+    assert cli.main(["tokenize", str(tmp_path / "bad"), str(tmp_path / "none"), "--model", model_dir]) == 1
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(tmp_path, model_dir, recordings):
+    tokenize(model_dir, recordings, tmp_path / "cpu", jobs=0)
+    report = tokenize(model_dir, recordings, tmp_path / "gpu", device="cuda", jobs=2, shard_bytes=150_000)
+    here, there = TokenDataset(tmp_path / "cpu"), TokenDataset(tmp_path / "gpu")
+    assert report.quarantined == 3 and there.num_rows == here.num_rows
+    same = [(here[i]["codes"] == there[i]["codes"]).float().mean() for i in range(len(here))]
+    assert sum(same) / len(same) > 0.99
