@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from codec.evaluation import sound
@@ -15,8 +16,8 @@ from codec.model import Codec
 
 
 def tokens(folder: Path, model: Codec, cache: Path) -> dict[str, Tensor]:
-    """Codes (K, frames) int64 of every recording of a folder by its name, sorted. `cache` keeps them for the next run: a file,
-    one for each folder and model."""
+    """Codes (K, frames) int64 of every recording of a folder by its name, sorted. `cache`, a file, keeps them for the next run.
+    Raises SystemExit when it holds those of another folder."""
     if not cache.is_file():
         found = {}
         for item in recordings(folder):
@@ -24,9 +25,12 @@ def tokens(folder: Path, model: Codec, cache: Path) -> dict[str, Tensor]:
             found[item.name] = model.encode(wav).codes[0].to(torch.int32)
         cache.parent.mkdir(parents=True, exist_ok=True)
         part = cache.with_suffix(".part")
-        save_file(found, part)
+        save_file(found, part, {"folder": str(folder.resolve())})
         part.replace(cache)
-    return {name: codes.long() for name, codes in sorted(load_file(cache).items())}
+    with safe_open(cache, "pt") as file:
+        if file.metadata() != {"folder": str(folder.resolve())}:
+            raise SystemExit(f"{cache} holds the tokens of {file.metadata()['folder']}, not of {folder}: choose another --out")
+        return {name: file.get_tensor(name).long() for name in sorted(file.keys())}
 
 
 def steps(codes: Tensor, pattern: Pattern) -> Tensor:

@@ -33,12 +33,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--heldout", type=Path, required=True, help="folder of recordings to predict and to continue")
     parser.add_argument("--codec", default="speech-16k", help="a model in the box, or a folder")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--batch", type=int, default=4, help="crops a step")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--batch", type=int, default=2, help="crops a step")
     parser.add_argument("--length", type=int, default=512, help="of crops, and of what is predicted of a recording, in frames")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate")
+    parser.add_argument("--rate", type=float, default=3e-3, help="learning rate of the trunk")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--continue", type=int, default=3, dest="continued", help="recordings to continue")
     parser.add_argument("--seconds", type=float, default=6.0, help="that are written, behind 3 s of prompt")
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def train(lm: TokenLM, long: torch.Tensor, args: argparse.Namespace) -> None:
     """From the last checkpoint, if there is one, to `args.steps`."""
-    optimizer = torch.optim.AdamW(lm.parameters(), lr=args.rate, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(lm.groups(args.rate), lr=args.rate, betas=(0.9, 0.95), weight_decay=0.1)
     path, first, spent = args.out / "lm.pt", 0, 0.0
     settings = {key: str(value) for key, value in vars(args).items() if key not in ("out", "continued", "seconds")}
     if path.is_file():
@@ -86,10 +86,11 @@ def train(lm: TokenLM, long: torch.Tensor, args: argparse.Namespace) -> None:
         lm.load_state_dict(state["lm"])
         optimizer.load_state_dict(state["optimizer"])
         first, spent = state["step"], state["spent"]
+    told = []
     for step in range(first, args.steps):
         began = time.process_time()
         for group in optimizer.param_groups:  # up within the first twentieth, down by a cosine
-            group["lr"] = args.rate * min(20 * (step + 1) / args.steps, 0.5 + 0.5 * math.cos(math.pi * step / args.steps))
+            group["lr"] = group["top"] * min(20 * (step + 1) / args.steps, 0.5 + 0.5 * math.cos(math.pi * step / args.steps))
         batch = crops(long, args.batch, args.length, args.seed, step)
         with torch.autocast("cpu", torch.bfloat16):
             losses = lm.losses(batch)
@@ -99,9 +100,10 @@ def train(lm: TokenLM, long: torch.Tensor, args: argparse.Namespace) -> None:
         torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
         optimizer.step()
         spent += time.process_time() - began
+        told.append(loss.item() / math.log(2))
         if (step + 1) % EVERY == 0 or step + 1 == args.steps:
-            bits, minutes = loss.item() / math.log(2), spent / 60
-            print(f"step {step + 1}: {bits:.3f} bits a code, {minutes:.1f} minutes of processor time", flush=True)
+            bits, told = sum(told) / len(told), []
+            print(f"step {step + 1}: {bits:.3f} bits a code, {spent / 60:.1f} minutes of processor time", flush=True)
             state = {"lm": lm.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "spent": spent}
             part = path.with_suffix(".part")
             torch.save(state | {"settings": settings}, part)

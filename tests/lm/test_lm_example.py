@@ -90,6 +90,8 @@ def test_end_to_end_and_resumed(example, corpus, tiny_model, tmp_path, monkeypat
 
     with pytest.raises(SystemExit, match=r"other settings \(seed\): choose another --out"):
         example.main([*corpus, "--out", str(tmp_path / "cut"), "--seed", "1"])
+    with pytest.raises(SystemExit, match="holds the tokens of"):
+        example.main([*corpus, "--out", str(tmp_path / "cut"), "--train", corpus[3]])
 
 
 def test_training_lowers_the_loss(example, tmp_path):
