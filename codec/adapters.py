@@ -20,6 +20,7 @@ from codec.config import CodecConfig
 from codec.model import Codec, fingerprint
 from codec.tokens import TokenSpec
 from quantizers import Quantizer
+from quantizers.unchanged import Unchanged
 
 CONVENTIONS = ("transformers", "audiocraft", "speechtokenizer")
 
@@ -82,10 +83,10 @@ class AdaptedCodec(Codec):
     @property
     def spec(self) -> TokenSpec:
         weights = self._weights()
-        versions = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights.values()]
-        if self._spec is None or self._spec[0] != versions:
+        tensors = list(weights.values())
+        if self._spec is None or not self._spec[0].of(tensors):
             mark = fingerprint(weights)
-            self._spec = versions, TokenSpec(
+            self._spec = Unchanged(tensors), TokenSpec(
                 name=self.config.name, sample_rate=self.sample_rate, frame_size=self.frame_size,
                 codebook_sizes=self.codebook_sizes, fingerprint=mark, decoder_fingerprint=mark,
             )

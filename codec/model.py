@@ -22,6 +22,7 @@ from codec.config import CodecConfig, ConfigError
 from codec.coding import Decoding, Encoding, push_frames
 from codec.stream import Stream, as_samples
 from codec.tokens import Tokens, TokenSpec, frames_for
+from quantizers.unchanged import Unchanged
 
 
 HASHED = 1_000_000  # numbers at a time
@@ -55,7 +56,7 @@ class Codec(nn.Module):
         self.encoder = build_encoder(config.encoder, config.dim, config.frame_size)
         self.quantizer = _quantizer(config)
         self.decoder = build_decoder(config.decoder, config.dim, config.output_frame_size)
-        self._spec: tuple[list[tuple[int, int]], TokenSpec] | None = None  # with the versions of the weights it is of
+        self._spec: tuple[Unchanged, TokenSpec] | None = None  # with the weights it is of
 
     # What a pipeline reads
 
@@ -139,9 +140,9 @@ class Codec(nn.Module):
     def spec(self) -> TokenSpec:
         """What tokens of this model carry with them. Weights are hashed again only after they have changed."""
         encoder, decoder, codebooks = self._weights()
-        versions = self._versions()
-        if self._spec is None or self._spec[0] != versions:
-            self._spec = versions, TokenSpec(
+        weights = self._tensors()
+        if self._spec is None or not self._spec[0].of(weights):
+            self._spec = Unchanged(weights), TokenSpec(
                 name=self.config.name, sample_rate=self.sample_rate, frame_size=self.frame_size,
                 codebook_sizes=self.codebook_sizes, fingerprint=fingerprint(encoder | codebooks),
                 decoder_fingerprint=fingerprint(decoder | codebooks), counts=self.quantizer.counts,
@@ -153,9 +154,8 @@ class Codec(nn.Module):
         encoder = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
         return encoder, self.decoder.state_dict(), self.quantizer.inference_state()
 
-    def _versions(self) -> list[tuple[int, int]]:
-        weights = [weight for part in self._weights() for weight in part.values()]
-        return [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
+    def _tensors(self) -> list[Tensor]:
+        return [weight for part in self._weights() for weight in part.values()]
 
     def release(self, part: str) -> None:
         """Give the weights of the "encoder" or the "decoder" back, for a process that only decodes or only encodes: up to half
@@ -164,7 +164,7 @@ class Codec(nn.Module):
             raise ValueError(f"part={part!r}: there is encoder and decoder")
         network, spec = getattr(self, part), self.spec
         network.to("meta").register_forward_pre_hook(_refuse(part))
-        self._spec = self._versions(), spec
+        self._spec = Unchanged(self._tensors()), spec
 
     def _apply(self, *args, **kwargs) -> Codec:
         self._spec = None  # moved or converted

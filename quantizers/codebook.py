@@ -18,6 +18,7 @@ from quantizers.base import QuantizerOutput, power, straight_through, usage_stat
 from quantizers.processes import Processes
 from quantizers.search import MANY_ROWS, Keys
 from quantizers.start import DataStartedQuantizer, kmeans
+from quantizers.unchanged import Unchanged
 
 DEAD = 0.1  # a code used less than this share of the average is restarted
 
@@ -39,7 +40,7 @@ class CodebookQuantizer(DataStartedQuantizer):
     code (van den Oord et al. 2017, appendix A.1); codes that fall out of use restart at frames of the batch.
 
     A family implements `_walk` and `_part`. Codebooks are the buffer `codebooks` (K, size, width): change it in place
-    or load it, but not through `.data`, which would go unnoticed by the norms that are kept for the search.
+    or load it; through `.data` a change of few numbers would go unnoticed by the norms that are kept for the search.
     """
 
     gradient = "straight_through"
@@ -281,7 +282,7 @@ class _Tables:
     """What a search needs to know of codebooks (K, size, width), kept until they change. Copies of it start empty."""
 
     def __init__(self) -> None:
-        self.kept: dict[int, tuple[Tensor, int, _Table]] = {}
+        self.kept: dict[int, tuple[Unchanged, _Table]] = {}
 
     def __reduce__(self):
         return _Tables, ()
@@ -289,14 +290,10 @@ class _Tables:
     def of(self, codebooks: Tensor, index: int, centered: bool) -> _Table:
         if codebooks.is_inference() or torch.compiler.is_compiling():  # without a version to tell that they changed
             return self._make(codebooks[index], centered)
-        if index in self.kept:
-            source, version, table = self.kept[index]
-            if source.data_ptr() == codebooks.data_ptr() and version == codebooks._version:
-                return table
-        # `source` keeps the memory of old codebooks taken, so that no new ones can have their address.
-        table = self._make(codebooks.detach()[index], centered)
-        self.kept[index] = codebooks.detach(), codebooks._version, table
-        return table
+        own, kept = [codebooks[index]], self.kept.get(index)
+        if kept is None or not kept[0].of(own):
+            kept = self.kept[index] = Unchanged(own), self._make(codebooks.detach()[index], centered)
+        return kept[1]
 
     @staticmethod
     def _make(codebook: Tensor, centered: bool) -> _Table:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from quantizers.unchanged import Unchanged
+
 _PRODUCT = getattr(torch.ops.quantized, "linear_dynamic_fp16", None)
 _ENGINES = ("x86", "fbgemm")  # torch's names of what brings FBGEMM
 
@@ -37,7 +39,7 @@ class HalfWeights:
     """What `pack` makes of the weights of one layer, kept until they change. Copies of it start empty."""
 
     def __init__(self) -> None:
-        self._address = self._versions = self._packed = None
+        self._kept: tuple[Unchanged, object] | None = None  # set at once: threads may be here together
 
     def __reduce__(self):
         return HalfWeights, ()
@@ -45,7 +47,8 @@ class HalfWeights:
     def of(self, weight: Tensor, bias: Tensor | None):
         if weight.is_inference():  # without a version to tell that they changed
             return None
-        versions = weight._version, None if bias is None else bias._version
-        if weight.data_ptr() != self._address or versions != self._versions:
-            self._address, self._versions, self._packed = weight.data_ptr(), versions, pack(weight, bias)
-        return self._packed
+        tensors, kept = (weight, bias), self._kept
+        if kept is None or not kept[0].of(tensors):
+            unchanged = Unchanged(tensors)  # before the weights are read: what changes meanwhile is seen
+            kept = self._kept = unchanged, pack(weight, bias)
+        return kept[1]

@@ -12,6 +12,7 @@ from torch import Tensor, distributed, nn
 from quantizers.base import Quantizer, QuantizerOutput, power, usage_stats
 from quantizers.codebook import Processes, mean_square, spread
 from quantizers.search import products
+from quantizers.unchanged import Unchanged
 
 LEAST_SCALE = 1e-3  # of an axis, of the widest one's
 
@@ -20,8 +21,7 @@ class Kept:
     """What is computed of tensors, kept until one of them changes. Copies of it start empty."""
 
     def __init__(self) -> None:
-        self.sources: list[tuple[Tensor, int]] = []
-        self.value: Any = None
+        self.kept: tuple[Unchanged, Any] | None = None  # set at once: threads may be here together
 
     def __reduce__(self):
         return Kept, ()
@@ -29,16 +29,12 @@ class Kept:
     def of(self, tensors: list[Tensor], make: Callable[[], Any]) -> Any:
         if any(tensor.is_inference() for tensor in tensors) or torch.compiler.is_compiling():
             return make()  # without a version to tell that they changed
-        same = len(self.sources) == len(tensors) and all(
-            source.data_ptr() == tensor.data_ptr() and version == tensor._version and source.device == tensor.device
-            for (source, version), tensor in zip(self.sources, tensors)
-        )
-        if not same:
+        kept = self.kept
+        if kept is None or not kept[0].of(tensors):
+            unchanged = Unchanged(tensors)
             with torch.inference_mode(False), torch.no_grad():  # so that it is of use outside of this mode, too
-                self.value = make()
-            # Sources keep the memory of old values taken, so that no new ones can have their address.
-            self.sources = [(tensor.detach(), tensor._version) for tensor in tensors]
-        return self.value
+                kept = self.kept = unchanged, make()
+        return kept[1]
 
 
 class ProjectedQuantizer(Quantizer):

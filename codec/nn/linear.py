@@ -54,6 +54,10 @@ class Linear(nn.Linear):
         self.weight = nn.Parameter(self.weight.new_empty(inputs, outputs).T)
         super().reset_parameters()
 
+    def _apply(self, *args, **kwargs) -> Linear:
+        self._half = HalfWeights()  # moved or converted: the old weights are not to stay in memory
+        return super()._apply(*args, **kwargs)
+
     def forward(self, x: Tensor) -> Tensor:
         packed = self._half.of(self.weight, self.bias) if inferring(x) else None
         return rowwise_linear(x, self.weight, self.bias) if packed is None else product(x, packed)
