@@ -1,8 +1,8 @@
 """Make a corpus of tokens of many recordings, in shards, once and exactly.
 
-SRC is a folder of audio files and tar files, a list of names (.txt), a manifest (.jsonl, .json) or a tar file of WebDataset.
-OUT is a folder of shards. Stopped in any way, the same command goes on with it; what is in a shard depends neither on that nor on
---jobs. Recordings that cannot be read are left out, and OUT/quarantine.jsonl says why.
+SRC is a folder of audio files and tar files, a list of names (.txt), a manifest (.jsonl, .json) or a tar file of
+WebDataset. OUT is a folder of shards. Stopped in any way, the same command goes on with it; what is in a shard depends
+neither on that nor on --jobs. Recordings that cannot be read are left out, and OUT/quarantine.jsonl says why.
 
   codec tokenize recordings/ tokens/
   codec tokenize manifest.jsonl tokens/ --model speech-16k-semantic --jobs 16 --format parquet
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mono", action="store_true", help="average the channels (default: a row for each)")
     parser.add_argument("--split", help="keep only these entries of a manifest")
     parser.add_argument("--shard", type=float, metavar="MB", help="recordings in a shard (default: a 256th of all, 1 to 67 MB)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="processes, of one thread each (default: as many as cores, or GPUs)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes of one thread (default: as many as cores, or GPUs)")
     parser.add_argument("--retry", action="store_true", help="try again what was left out before")
     add_device(parser)
 
@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
         report = tokenize(
             args.model, args.source, args.output, format=args.format, num_codebooks=args.codebooks,
             bitrate=None if args.bitrate is None else 1000 * args.bitrate, beam=args.beam, mono=args.mono, split=args.split,
-            jobs=args.jobs, device=check_device(args.device), shard_bytes=None if args.shard is None else round(args.shard * 1e6),
-            retry=args.retry, progress=show,
+            jobs=args.jobs, device=check_device(args.device), retry=args.retry, progress=show,
+            shard_bytes=None if args.shard is None else round(args.shard * 1e6),
         )
     if report.workers_lost:
         note(f"{count(report.workers_lost, 'worker')} lost on the way; their shards were done again")

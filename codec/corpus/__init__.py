@@ -11,7 +11,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_LAZY = {"tokenize": "run", "Report": "run", "CorpusError": "plan", "TokenDataset": "dataset", "TokenBatches": "dataset"}
+_LAZY = {
+    "tokenize": "run", "Report": "run", "CorpusError": "plan", "TokenDataset": "dataset", "TokenBatches": "dataset",
+}
 __all__ = sorted(_LAZY)
 
 

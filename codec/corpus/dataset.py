@@ -56,10 +56,11 @@ class TokenDataset(Dataset):
         plans = [read_plan(folder) for folder in folders]
         for folder, plan in zip(folders, plans):
             if plan.spec.fingerprint != plans[0].spec.fingerprint:
-                raise CorpusError(f"{folder} holds tokens of model {plan.spec.name!r} {plan.spec.fingerprint}, but {folders[0]} of "
-                                  f"{plans[0].spec.name!r} {plans[0].spec.fingerprint}: read each on its own")
+                raise CorpusError(f"{folder} holds tokens of model {plan.spec.name!r} {plan.spec.fingerprint}, but "
+                                  f"{folders[0]} of {plans[0].spec.name!r} {plans[0].spec.fingerprint}: read each on its own")
             if plan.settings.format != "npy":
-                raise CorpusError(f"{folder} is in the format {plan.settings.format}: read it with its own library, or tokenize with --format npy")
+                raise CorpusError(f"{folder} is in the format {plan.settings.format}: read it with its own library, or "
+                                  "tokenize with --format npy")
         self.spec: TokenSpec = plans[0].spec
         stored = min(plan.settings.num_codebooks for plan in plans)
         self.num_codebooks = stored if num_codebooks is None else num_codebooks
@@ -139,7 +140,8 @@ class TokenDataset(Dataset):
         """A row whole, as a model decodes it, with all its codebooks."""
         about, start = self.row(number), int(self._start[number])
         codes = self._mapped(int(self._shard[number]))[start : start + int(self._frames[number])]
-        return Tokens(torch.from_numpy(codes.T.astype(np.int64))[None], self.spec, about["sample_rate"], (about["num_samples"],))
+        codes = torch.from_numpy(codes.T.astype(np.int64))[None]
+        return Tokens(codes, self.spec, about["sample_rate"], (about["num_samples"],))
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for stem in self._stems:
@@ -200,14 +202,15 @@ class TokenBatches(IterableDataset):
     """
 
     def __init__(
-        self, data: TokenDataset, batch_size: int, shuffle: bool, seed: int, epoch: int, start: int, rank: int | None, world: int | None,
-        even: bool,
+        self, data: TokenDataset, batch_size: int, shuffle: bool, seed: int, epoch: int, start: int, rank: int | None,
+        world: int | None, even: bool,
     ):
         running = torch.distributed.is_available() and torch.distributed.is_initialized()
         rank = (torch.distributed.get_rank() if running else 0) if rank is None else rank
         world = (torch.distributed.get_world_size() if running else 1) if world is None else world
         if batch_size < 1 or start < 0 or not 0 <= rank < world:
-            raise CorpusError(f"batch_size={batch_size} must be 1 or more, start={start} 0 or more, and rank={rank} below world={world}")
+            raise CorpusError(f"batch_size={batch_size} must be 1 or more, start={start} 0 or more, and rank={rank} below "
+                              f"world={world}")
         self.data, self.batch_size, self.shuffle, self.seed, self.epoch = data, batch_size, shuffle, seed, epoch
         self.start, self.rank, self.world, self.even = start, rank, world, even
 
@@ -229,12 +232,13 @@ class TokenBatches(IterableDataset):
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         self.data.set_epoch(self.epoch)
-        order = np.argsort(_generator(self.seed, self.epoch, 0).random(len(self.data)), kind="stable") if self.shuffle else None
+        order = np.arange(len(self.data))
+        if self.shuffle:
+            order = np.argsort(_generator(self.seed, self.epoch, 0).random(len(order)), kind="stable")
         own = range(self.rank, self._batches(), self.world)[self.start :]
         for number in own[worker::workers]:
             first = number * self.batch_size
-            last = min(first + self.batch_size, len(self.data))
-            yield self.data.batch(np.arange(first, last) if order is None else order[first:last])
+            yield self.data.batch(order[first : first + self.batch_size])
 
 
 def _generator(*seed: int) -> np.random.Generator:

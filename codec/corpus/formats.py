@@ -31,8 +31,8 @@ class Writer(Protocol):
 
 
 class NpyShard:
-    """NAME.codes.npy (frames, K) uint16, the recordings of a shard one after the other; NAME.starts.npy (recordings + 1,) int64, where
-    each starts; NAME.jsonl, a row a line."""
+    """NAME.codes.npy (frames, K) uint16, the rows of a shard one after the other; NAME.starts.npy (rows + 1,) int64,
+    where each starts; NAME.jsonl, what is known of them, a line each."""
 
     def __init__(self, stem: Path, header: dict[str, Any]):
         self._paths = [Path(f"{stem}{end}") for end in (".codes.npy", ".starts.npy", ".jsonl")]
@@ -110,8 +110,9 @@ class ParquetShard:
             pyarrow.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
             pyarrow.array(np.concatenate([codes.ravel() for codes in self._codes])),
         )
-        outer = pyarrow.ListArray.from_arrays(pyarrow.array(np.arange(len(self._codes) + 1, dtype=np.int32) * self._width), inner)
-        columns = [pyarrow.array([row.get(field.name) for row in self._rows], field.type) for field in list(self._schema)[:-1]]
+        firsts = pyarrow.array(np.arange(len(self._codes) + 1, dtype=np.int32) * self._width)
+        outer, fields = pyarrow.ListArray.from_arrays(firsts, inner), list(self._schema)[:-1]
+        columns = [pyarrow.array([row.get(field.name) for row in self._rows], field.type) for field in fields]
         self._writer.write_table(pyarrow.Table.from_arrays([*columns, outer], schema=self._schema))
         self._rows, self._codes = [], []
 
@@ -132,7 +133,7 @@ class TarShard:
     def __init__(self, stem: Path, header: dict[str, Any]):
         self._path, self._header, self._rows = Path(f"{stem}.tar"), header, 0
         self._output = Output(self._path)
-        self._tar = tarfile.open(fileobj=self._output, mode="w|", format=tarfile.USTAR_FORMAT)  # type: ignore[call-overload]
+        self._tar = tarfile.open(fileobj=self._output, mode="w|", format=tarfile.USTAR_FORMAT)
 
     def add(self, row: dict[str, Any], parts: Iterable[np.ndarray]) -> None:
         codes, file = np.concatenate([np.zeros((0, self._header["num_codebooks"]), np.uint16), *parts]).T, io.BytesIO()

@@ -20,6 +20,7 @@ from codec.audio import BLOCK, AudioError, AudioReader, check_layout
 from codec.training.listing import TAR, DataError, audio_suffixes, entry_of, place, rows_of
 
 SIDECAR = 1 << 20  # bytes: of texts beside the audio in a tar file, larger ones are not read
+KINDS = "a folder of audio, a .txt list, a .jsonl manifest or a .tar"
 OF_THE_PLACE = ("path", "start", "seconds")  # keys of a manifest's row that are not kept as metadata
 
 
@@ -50,21 +51,22 @@ class Input:
 def list_inputs(source: str | os.PathLike[str], split: str | None = None) -> list[Input]:
     """The recordings of a corpus, in a fixed order. Raises DataError.
 
-    A folder (through its manifest.json where it has one): audio files by name, and those in tar files. A tar file, as of WebDataset:
-    .json and .txt of the same name are metadata and text. A list (.txt), a name a line, relative to the list; "a.flac#t=1,2.5" is a
-    part in seconds and "a.tar!/b.flac" a member. A manifest (.jsonl, .json): `path`, relative to it, optionally `start` and
-    `seconds`, and metadata, of which `text` has a place of its own. split: keep only its entries of a manifest.
+    A folder (through its manifest.json where it has one): audio files by name, and those in tar files.
+    A tar file, as of WebDataset: .json and .txt of the same name are metadata and text.
+    A list (.txt): a name a line, relative to the list; "a.flac#t=1,2.5" is a part in seconds, "a.tar!/b.flac" a member.
+    A manifest (.jsonl, .json): `path`, relative to it, optionally `start` and `seconds`, and metadata, of which `text` has
+    a place of its own. split: keep only its entries of a manifest.
     """
     source = Path(source).expanduser()
     if source.is_dir() and (source / "manifest.json").is_file():
         source = source / "manifest.json"
     kind = source.suffix.lower()
     if split is not None and (source.is_dir() or kind not in (".json", ".jsonl")):
-        raise DataError(f"{source} has no splits, which entries of a manifest have: leave split={split!r} out, or name a manifest")
+        raise DataError(f"{source} has no splits, only manifests have: leave split={split!r} out, or name a manifest")
     if source.is_dir():
         inputs = list(_of_folder(source))
     elif not source.is_file():
-        raise DataError(f"{source}: no such file or folder; name a folder of audio, a .txt list, a .jsonl manifest or a .tar")
+        raise DataError(f"{source}: no such file or folder; name {KINDS}")
     elif kind == TAR:
         inputs = _of_tar(source, source.name)
     elif kind == ".txt":
@@ -72,7 +74,7 @@ def list_inputs(source: str | os.PathLike[str], split: str | None = None) -> lis
     elif kind in (".json", ".jsonl"):
         inputs = list(_of_manifest(source, split))
     else:
-        raise DataError(f"{source}: is no corpus: name a folder, a .txt list, a .jsonl manifest or a .tar; for one file there is codec encode")
+        raise DataError(f"{source}: is no corpus: name {KINDS}; for one file there is codec encode")
     if not inputs:
         raise DataError(f"{source} names no audio file{f' of split {split!r}' if split else ''}")
     return inputs
@@ -102,7 +104,8 @@ def _of_tar(path: Path, name: str) -> list[Input]:
     except (OSError, tarfile.TarError) as error:
         return [Input(name, str(path), path.stat().st_size, error=f"it is no plain, whole tar file ({error})")]
     return [
-        Input(f"{name}!/{member}", str(path), size, (offset, size), meta=beside.get(_key(member))) for member, offset, size in sorted(audio)
+        Input(f"{name}!/{member}", str(path), size, (offset, size), meta=beside.get(_key(member)))
+        for member, offset, size in sorted(audio)
     ]
 
 
@@ -201,7 +204,8 @@ def _part(item: Input, source: Any) -> Iterator[Audio]:
         first = round(item.start * file.samplerate)
         last = file.frames if item.stop == math.inf else min(file.frames, round(item.stop * file.samplerate))
         if first >= last:
-            raise AudioError(f"it has no sound from {item.start:g} to {item.stop:g} s: it is {file.frames / file.samplerate:g} s long")
+            seconds = file.frames / file.samplerate
+            raise AudioError(f"it has no sound from {item.start:g} to {item.stop:g} s: it is {seconds:g} s long")
 
         def blocks() -> Iterator[np.ndarray]:
             done = 0

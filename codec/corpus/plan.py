@@ -1,7 +1,7 @@
 """What a corpus of tokens is to hold: settings, the model, and which recordings are in which shard.
 
-The plan is made once, from the list of recordings alone, and kept in `corpus.json`; whoever goes on with the corpus follows it. So
-shards do not depend on how many processes work, on which is first, or on how often they are stopped.
+The plan is made once, from the list of recordings alone, and kept in `corpus.json`; whoever goes on with the corpus follows
+it. So shards do not depend on how many processes work, on which is first, or on how often they are stopped.
 """
 
 from __future__ import annotations
@@ -80,16 +80,17 @@ def agree(folder: Path, inputs: list[Input], spec: TokenSpec, settings: Settings
         return plan
     plan = read_plan(folder)
     if plan.spec.fingerprint != spec.fingerprint:
-        raise CorpusError(f"{folder} holds tokens of model {plan.spec.name!r} with encoder and codebooks {plan.spec.fingerprint}, but this is "
-                          f"{spec.name!r} with {spec.fingerprint}: name another folder, or the model that began it")
+        raise CorpusError(f"{folder} holds tokens of model {plan.spec.name!r} with encoder and codebooks "
+                          f"{plan.spec.fingerprint}, but this is {spec.name!r} with {spec.fingerprint}: name another folder, "
+                          "or the model that began it")
     wanted = settings if settings.shard_bytes else replace(settings, shard_bytes=plan.settings.shard_bytes)
     for name, value in asdict(wanted).items():
         begun = getattr(plan.settings, name)
         if value != begun:
-            raise CorpusError(f"{folder} was begun with {name}={begun}, not {value}: name another folder, or say {name}={begun}")
+            raise CorpusError(f"{folder} was begun with {name}={begun}, not {value}: say that, or name another folder")
     if _digest(inputs) != plan.digest:
-        raise CorpusError(f"{folder} was begun with {plan.stops[-1]} recordings, and those named now, {len(inputs)}, are not the same: tokenize "
-                          "new ones into a folder of their own (readers take several)")
+        raise CorpusError(f"{folder} was begun with {plan.stops[-1]} recordings, and those named now, {len(inputs)}, are not "
+                          "the same: tokenize new ones into a folder of their own (readers take several)")
     return plan
 
 
@@ -97,10 +98,12 @@ def read_plan(folder: Path) -> Plan:
     try:
         values = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         if values["version"] != VERSION:
-            raise CorpusError(f"{folder} is a corpus of version {values['version']}, this reads version {VERSION}: use a newer neural-codec-toolkit")
-        return Plan(Settings(**values["settings"]), TokenSpec(**values["model"]), values["digest"], tuple(values["stops"]))
+            raise CorpusError(f"{folder} is a corpus of version {values['version']}, this reads version {VERSION}: use a newer "
+                              "neural-codec-toolkit")
+        settings, spec = Settings(**values["settings"]), TokenSpec(**values["model"])
+        return Plan(settings, spec, values["digest"], tuple(values["stops"]))
     except FileNotFoundError:
-        raise CorpusError(f"{folder} holds no corpus of tokens: there is no {PLAN}; make one with codec tokenize SRC {folder}") from None
+        raise CorpusError(f"{folder} holds no corpus of tokens: there is no {PLAN}; make one with codec tokenize") from None
     except (OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, CorpusError):
             raise

@@ -182,9 +182,9 @@ def _close(plan: Plan, folder: Path, done_now: int, state: State, elapsed: float
     shards = [{key: value for key, value in record.items() if key != "quarantined"} for record in records]
     write_json(folder / MANIFEST, {**totals, "quarantined": len(refused), "shards": shards})
     return Report(
-        shards=len(records), shards_before=len(records) - done_now, recordings=totals["inputs"] - len(refused), rows=totals["rows"],
-        frames=totals["frames"], seconds=totals["seconds"], quarantined=len(refused), coded_seconds=state.seconds, elapsed=elapsed,
-        workers_lost=state.workers_lost,
+        shards=len(records), shards_before=len(records) - done_now, recordings=totals["inputs"] - len(refused),
+        rows=totals["rows"], frames=totals["frames"], seconds=totals["seconds"], quarantined=len(refused),
+        coded_seconds=state.seconds, elapsed=elapsed, workers_lost=state.workers_lost,
     )
 
 

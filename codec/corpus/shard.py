@@ -1,7 +1,7 @@
 """One shard: recordings in, files of codes and a record of them out. The same recordings make the same bytes.
 
-Short recordings are coded in batches of like lengths, long ones in parts, so memory does not grow with length. Codes are those of
-`model.encode` either way.
+Short recordings are coded in batches of like lengths, long ones in parts, so memory does not grow with length. Codes are those
+of `model.encode` either way.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from codec.tokens import frames_for
 
 LONG = 60  # seconds: longer recordings are coded in parts
 POOL = 300  # seconds of short recordings that wait to be coded together
-BATCH = {"cpu": 20, "cuda": 600}  # seconds of a batch, with padding; on a CPU one recording of middle length keeps a core busy
+BATCH = {"cpu": 20, "cuda": 600}  # seconds of a batch, with padding: little keeps a core busy
 
-Tell = Callable[[str, Any], None]  # ("reading", number in the shard), ("coding", None), ("done", (recordings, bytes, seconds))
+Tell = Callable[[str, Any], None]  # "reading", number in the shard; "coding", None; "done", (recordings, bytes, seconds)
 
 
 @dataclass
@@ -61,7 +61,8 @@ def read_record(folder: Path, number: int) -> dict[str, Any] | None:
 
 
 def write_shard(
-    model: Codec, plan: Plan, folder: Path, number: int, inputs: list[Input], tell: Tell, crashed: dict[int, str] | None = None
+    model: Codec, plan: Plan, folder: Path, number: int, inputs: list[Input], tell: Tell,
+    crashed: dict[int, str] | None = None,
 ) -> None:
     """Code the recordings of a shard and write its files, then its record.
 
@@ -140,7 +141,8 @@ class _Shard:
         return blocks(), counted
 
     def _long(
-        self, item: Input, audio: Audio, channels: int, held: list[np.ndarray], rest: Iterator[np.ndarray], counted: list[int]
+        self, item: Input, audio: Audio, channels: int, held: list[np.ndarray], rest: Iterator[np.ndarray],
+        counted: list[int],
     ) -> None:
         """In parts; codes wait on disk until the end has been read, which may be missing."""
         model = self._model
@@ -153,8 +155,9 @@ class _Shard:
 
         with tempfile.TemporaryFile() as file:
             def keep(codes: torch.Tensor) -> None:
+                part = codes.cpu().numpy().transpose(2, 0, 1)  # (n, channels, K)
                 try:
-                    file.write(np.ascontiguousarray(codes.cpu().numpy().transpose(2, 0, 1), "<u2").tobytes())  # (n, channels, K)
+                    file.write(np.ascontiguousarray(part, "<u2").tobytes())
                 except OSError as error:
                     raise WriteError("a temporary file", error) from error
 
@@ -164,7 +167,8 @@ class _Shard:
                     self._tell("done", (0, 0, block.shape[1] / self._rate))
                 keep(coding.finish())
             for channel in range(channels):
-                self._add(item, audio.sample_rate, counted[0], channel, channels, _channel(file, channel, channels, self._k))
+                parts = _channel(file, channel, channels, self._k)
+                self._add(item, audio.sample_rate, counted[0], channel, channels, parts)
         self._tell("done", (1, item.size, 0.0))
 
     def flush(self) -> None:
@@ -176,11 +180,14 @@ class _Shard:
         rows = [(number, channel) for number, short in enumerate(waiting) for channel in range(len(short.wav))]
         rows.sort(key=lambda row: waiting[row[0]].wav.shape[1])  # stable: ties stay in order
         codes: dict[tuple[int, int], np.ndarray] = {}  # of each row, (frames, K)
-        for batch in _batches(rows, [waiting[number].wav.shape[1] for number, _ in rows], BATCH[self._model.device.type] * self._rate):
+        lengths = [waiting[number].wav.shape[1] for number, _ in rows]
+        for batch in _batches(rows, lengths, BATCH[self._model.device.type] * self._rate):
             codes |= zip(batch, self._encode([waiting[number].wav[channel] for number, channel in batch]))
         for number, short in enumerate(waiting):
-            for channel in range(len(short.wav)):
-                self._add(short.item, short.sample_rate, short.num_samples, channel, len(short.wav), [codes[number, channel]])
+            channels = len(short.wav)
+            for channel in range(channels):
+                parts = [codes[number, channel]]
+                self._add(short.item, short.sample_rate, short.num_samples, channel, channels, parts)
             self._tell("done", (1, short.item.size, short.num_samples / short.sample_rate))
 
     def _encode(self, wavs: list[np.ndarray]) -> list[np.ndarray]:

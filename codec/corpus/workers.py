@@ -24,7 +24,8 @@ from codec.corpus.plan import CorpusError, Plan
 if TYPE_CHECKING:
     from codec.corpus.run import State
 
-CRASHES = {getattr(signal, name) for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL") if hasattr(signal, name)}
+_NAMES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
+CRASHES = {getattr(signal, name) for name in _NAMES if hasattr(signal, name)}
 MOST_CRASHES = 2  # while one recording is read: then it is left out
 MOST_LOST = 20  # times in a row that one shard is begun
 
@@ -81,7 +82,8 @@ class Workers:
     """`run` does shards; the processes end with the block."""
 
     def __init__(
-        self, model: str, devices: list[str], plan: Plan, folder: Path, inputs: list[Input], state: State, tell: Callable[[], None]
+        self, model: str, devices: list[str], plan: Plan, folder: Path, inputs: list[Input], state: State,
+        tell: Callable[[], None],
     ):
         self._model, self._devices, self._plan, self._folder = model, devices, plan, folder
         self._inputs, self._state, self._tell = inputs, state, tell
@@ -100,7 +102,7 @@ class Workers:
             worker.end()
 
     def run(self, shards: list[int], jobs: int) -> None:
-        """Raises CorpusError where workers are lost again and again, and what a worker raises that no recording is to blame for."""
+        """Raises CorpusError where workers are lost again and again, or one fails and no recording is to blame."""
         self._todo, left = deque(shards), len(shards)
         for _ in range(jobs):
             self._start()
@@ -138,8 +140,10 @@ class Workers:
         worker.reading, worker.done = None, (0, 0, 0.0)
         worker.shard = self._todo.popleft() if self._todo else None
         if worker.shard is not None:
-            crashed = {index: f"reading it crashed the process {count} times" for (shard, index), count in self._crashes.items()
-                       if shard == worker.shard and count >= MOST_CRASHES}
+            crashed = {
+                index: f"reading it crashed the process {count} times" for (shard, index), count in self._crashes.items()
+                if shard == worker.shard and count >= MOST_CRASHES
+            }
             worker.send((worker.shard, [self._inputs[index] for index in self._plan.shard(worker.shard)], crashed))
 
     def _replace(self, worker: _Worker) -> None:
@@ -155,8 +159,9 @@ class Workers:
             self._lost[worker.shard] += 1
         if self._lost[worker.shard] >= MOST_LOST:
             where = "before it began" if worker.shard is None else f"in shard {worker.shard}"
-            raise CorpusError(f"{MOST_LOST} workers were lost {where}, the last with exit code {code}: if memory is short, use fewer jobs"
-                              + (f" ({words.splitlines()[-1]})" if (words := worker.last_words()) else ""))
+            words = worker.last_words().splitlines()
+            raise CorpusError(f"{MOST_LOST} workers were lost {where}, the last with exit code {code}: if memory is short, use "
+                              f"fewer jobs{f' ({words[-1]})' if words else ''}")
         if worker.shard is not None:
             self._todo.appendleft(worker.shard)
         if self._todo:
