@@ -51,7 +51,7 @@ def fit_prior(
 def _with_past(codes: Tensor, sizes: Sequence[int]) -> Tensor:
     """Codes (K, T) as (T, 1 + ORDER, K) int32: each frame and those before it."""
     if codes.dim() != 2 or len(codes) < len(sizes):
-        raise ValueError(f"codes of shape {tuple(codes.shape)}: a prior is fitted to the first {len(sizes)} codebooks, (K, T)")
+        raise ValueError(f"codes of shape {tuple(codes.shape)}: a prior is for the first {len(sizes)} codebooks, (K, T)")
     none = torch.tensor(sizes).expand(ORDER, -1)
     rows = torch.cat([none, codes[: len(sizes)].T.long()])  # (ORDER + T, K)
     return torch.stack([rows[ORDER - o : len(rows) - o] for o in range(ORDER + 1)], dim=1).to(torch.int32)

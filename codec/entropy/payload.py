@@ -15,7 +15,8 @@ CHUNK = 1 << 18  # frequencies that are computed at once
 def pack(codes: np.ndarray, sizes: Sequence[int], prior: Prior) -> bytes:
     """Codes (channels, K, T) of a block, the codebooks of which have `sizes`.
 
-    Frame by frame, codebook by codebook, channel by channel. Codes of codebooks that the prior does not know are equally likely.
+    Frame by frame, codebook by codebook, channel by channel. Where the prior does not know a codebook, all its codes are equally
+    likely.
     """
     channels, count, frames = codes.shape
     starts, widths = np.empty((2, frames, count, channels), dtype=np.int64)

@@ -41,8 +41,8 @@ class Prior:
     """Frequencies of the codes of the first codebooks of one model.
 
     Args:
-        tensors: for each of these codebooks, k, `embedding.k` (size, R) int8, `hidden.k.weight` (H, inputs) int8 and `hidden.k.bias` (H,)
-            int32, `output.k.weight` (size, H) int8 and `output.k.bias` (size,) int32, of any H >= 1; the inputs are the
+        tensors: for each of these codebooks, k, `embedding.k` (size, R) int8, `hidden.k.weight` (H, inputs) int8 and
+            `hidden.k.bias` (H,) int32, `output.k.weight` (size, H) int8 and `output.k.bias` (size,) int32, of any H >= 1; the inputs are the
             embeddings, R each, of codebooks 0 to k of the frame before, then of the one before that, then of codebooks 0
             to k - 1 of the same frame. Zeros stand for frames before the first.
 
@@ -61,7 +61,8 @@ class Prior:
 
     def _check(self, count: int) -> None:
         shapes, tensors = {}, self.tensors
-        if not count or any(f"embedding.{k}" not in tensors or tensors[f"embedding.{k}"].ndim != 2 for k in range(count)):
+        tables = [tensors.get(f"embedding.{k}") for k in range(count)]
+        if not tables or any(table is None or table.ndim != 2 for table in tables):
             raise ValueError("it has no table of embeddings for each codebook")
         width = tensors["embedding.0"].shape[1]
         for k in range(count):
@@ -75,10 +76,11 @@ class Prior:
         for name in sorted(shapes.keys() | tensors.keys()):
             dtype = np.int32 if name.endswith("bias") else np.int8
             found = tensors.get(name)
-            if found is None or name not in shapes or found.shape != shapes[name] or found.dtype != dtype or not found.size:
+            if found is None or found.shape != shapes.get(name) or found.dtype != dtype or not found.size:
                 raise ValueError(f"{name} is missing, too much, or of the wrong shape or type")
             inputs = 0 if found.ndim == 1 or name.startswith("embedding") else found.shape[1]
-            if inputs * 128 * 128 >= _EXACT // 2 or found.ndim == 1 and np.abs(found.astype(np.int64)).max() >= _EXACT // 2:
+            largest = np.abs(found.astype(np.int64)).max()
+            if inputs * 128 * 128 >= _EXACT // 2 or largest >= _EXACT // 2:
                 raise ValueError(f"{name} is too wide or too large for exact sums")
 
     def check(self, spec: TokenSpec, num_codebooks: int) -> None:
@@ -87,7 +89,7 @@ class Prior:
             raise ValueError(f"codebooks of several frame rates, as those of model {spec.name!r}, have no entropy coding")
         count = min(num_codebooks, len(self.sizes))
         if self.sizes[:count] != spec.codebook_sizes[:count]:
-            raise ValueError(f"the prior is for codebooks of {self.sizes}, those of model {spec.name!r} have {spec.codebook_sizes}")
+            raise ValueError(f"the prior is for codebooks of {self.sizes}, model {spec.name!r} has {spec.codebook_sizes}")
 
     @cached_property
     def id(self) -> bytes:
