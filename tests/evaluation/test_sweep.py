@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +206,15 @@ def test_a_metric_that_cannot_be_built_is_named_and_the_others_go_on(go, monkeyp
     result = go()
     assert len(tried) == 1 and all(list(cell["metrics"]) == ["mel"] for cell in result.report["cells"])
     assert {one["reason"] for one in result.report["failures"]} == {"it cannot be measured: its weights cannot be fetched"}
+    monkeypatch.undo()
+    result = go()  # they can be now
+    assert result.measured == 6 and result.report["failures"] == [] and go().measured == 0
+
+
+def test_a_table_is_written_where_pyarrow_is_broken(go, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert go().notes == ['results.parquet is left out: pip install "neural-codec-toolkit[eval]"'] and table(tmp_path / "out")
+    assert not (tmp_path / "out" / "results.parquet").exists()
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ class Cell:
     file, stamp: the recording, and its size and time of change; system, key: name and version; setting, nominal: its name and
     bit/s; seconds: of the recording; bits: that it took; encoding, decoding: processor seconds; lag: seconds that the decoded
     waveform comes late, None where it does not show; values: metric -> [value, weight]; reasons: metric -> why it has no value;
+    faults: those of them for which a program or library failed, which the next run tries again;
     kept: metrics of all recordings together whose part of this one is on disk; error: why the cell could not be coded at all.
     """
 
@@ -43,6 +44,7 @@ class Cell:
     reasons: dict[str, str] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
     error: str = ""
+    faults: list[str] = field(default_factory=list)
 
     @property
     def place(self) -> tuple[str, str, str, str, str]:
@@ -51,15 +53,18 @@ class Cell:
     def lacks(self, metrics: list[str]) -> list[str]:
         """The metrics that are still to be measured."""
         return [] if self.error else [
-            name for name in metrics if name not in self.values and name not in self.reasons and name not in self.kept
+            name for name in metrics
+            if name in self.faults or name not in self.values and name not in self.reasons and name not in self.kept
         ]
 
     def add(self, other: Cell) -> None:
         """What a later line tells."""
         values, reasons = self.values | other.values, self.reasons | other.reasons
         kept = sorted({*self.kept, *other.kept})
+        faults = sorted({*self.faults, *other.faults} - {*values, *kept} - ({*other.reasons} - {*other.faults}))
         self.__dict__.update(other.__dict__)
-        self.values, self.kept, self.reasons = values, kept, {name: why for name, why in reasons.items() if name not in values}
+        self.values, self.kept, self.faults = values, kept, faults
+        self.reasons = {name: why for name, why in reasons.items() if name not in values and name not in kept}
 
 
 class Journal:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,10 +47,11 @@ def write(out: Path, rows: Sequence[tuple]) -> str:
     table.writerows((file, model, f"{rate:g}" if rate == int(rate) else rate, metric, repr(value))
                     for file, model, rate, metric, value in rows)
     put(out / "results.csv", text.getvalue().encode())
-    if importlib.util.find_spec("pyarrow") is None:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:  # not there, or broken
         return PARQUET
-    import pyarrow
-    from pyarrow import parquet
 
     kinds = (pyarrow.string(), pyarrow.string(), pyarrow.float64(), pyarrow.string(), pyarrow.float64())
     columns = list(zip(*rows)) or [()] * len(COLUMNS)

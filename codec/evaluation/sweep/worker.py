@@ -88,6 +88,7 @@ class Worker:
                 judge = self._judge_of(name)
             except RuntimeError as error:
                 cell.reasons[name] = str(error)
+                cell.faults.append(name)
                 continue
             if type(judge) in done:
                 continue
@@ -104,6 +105,7 @@ class Worker:
                 continue
             except Exception as error:  # likewise
                 cell.reasons |= dict.fromkeys(mine, _line(error))
+                cell.faults += mine
                 continue
             for each in mine:
                 value, weight = found[each] if isinstance(found[each], tuple) else (found[each], 1.0)
