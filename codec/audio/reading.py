@@ -91,7 +91,8 @@ class AudioReader:
             raise AudioError(f"{self.name}: is a folder, not an audio file") from None
         except (OSError, ValueError) as error:
             raise AudioError(f"{self.name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-        return raw, str(Path(source))
+        path = str(Path(source))
+        return raw, path if path == path.encode("utf-8", "replace").decode() else raw  # libsndfile takes no names of other bytes
 
     def _seekable(self, file: BinaryIO) -> BinaryIO:
         try:

@@ -51,7 +51,7 @@ def recordings(source: str | Path, layout: str = "", limit: int | None = None) -
     elif source.suffix.lower() in (".json", ".jsonl"):
         items = _manifest(source)
     else:
-        items = [Item(str(source), source.name)]
+        items = [Item(str(source), readable(source.name))]
     if not items:
         raise DatasetError(f"{source} holds no audio files: name a folder with recordings ({', '.join(sorted(AUDIO))})")
     if limit is not None and limit < len(items):
@@ -106,12 +106,17 @@ def _folder(folder: Path) -> Iterator[Item]:
         if path.suffix.lower() in AUDIO and path.is_file() and not any(part.startswith(".") for part in name.parts) and not (
             path.parent.name == "samples" and (path.parent.parent / "cells").is_dir() and (path.parent.parent / "settings.json").is_file()
         ):
-            yield Item(str(path), name.as_posix())
+            yield Item(str(path), readable(name.as_posix()))
 
 
 LAYOUTS: dict[str, Callable[[Path], Iterator[Item]]] = {
     "esc50": _esc50, "musdb": _musdb, "vctk": _vctk, "daps": _daps, "librispeech": _librispeech, "folder": _folder,
 }
+
+
+def readable(text: str) -> str:
+    """Names of files may hold bytes that are no UTF-8, which tables and pages cannot: they become \\udcXX."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _looks_like(layout: str, folder: Path) -> bool:

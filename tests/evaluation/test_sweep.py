@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
+import os
 import sys
 from pathlib import Path
 
@@ -165,6 +166,21 @@ def test_a_report_among_the_recordings_is_no_recording(go, data):
     assert go(out=data / "report").cells == 6 and list((data / "report" / "samples").glob("*.flac"))
     result = go(out=data / "report")
     assert (result.cells, result.measured) == (6, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode there")
+def test_names_of_any_bytes(go, data, tmp_path):
+    folder = os.fsencode(data)
+    os.rename(folder + b"/0.wav", folder + b"/caf\xe9.wav")
+    (data / "<script>1.wav").write_bytes((data / "1.wav").read_bytes())
+    with open(folder + b"/bad\xff.wav", "w") as file:
+        file.write("no audio")
+    result = go(samples=5)
+    assert {row["file"] for row in table(tmp_path / "out")} == {"1.wav", "2.wav", "<script>1.wav", r"caf\udce9.wav"}
+    (failed,) = result.report["failures"]
+    assert failed["file"] == r"bad\udcff.wav" and "is not audio" in failed["reason"]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert r"caf\udce9.wav" in page and "&lt;script&gt;1.wav" in page and "<script>1" not in page
 
 
 def test_only_bad_recordings(go, tmp_path):

@@ -48,8 +48,8 @@ def write(
     remedy = tables.write(out, list(tables.long(groups, names, together)))
     if remedy:
         notes.append(f"results.parquet is left out: {remedy}")
-    tables.put(out / NAME, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-    tables.put(out / PAGE, page.build(out, content, groups, heard).encode())
+    tables.put(out / NAME, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace"))
+    tables.put(out / PAGE, page.build(out, content, groups, heard).encode("utf-8", "backslashreplace"))
     return content
 
 

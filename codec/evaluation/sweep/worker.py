@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from codec.evaluation import metrics, systems
-from codec.evaluation.datasets import Item
+from codec.evaluation.datasets import Item, readable
 from codec.evaluation.metrics import Coded, Options, Unjudged
 from codec.evaluation.sound import AudioError, Sound, lag, load
 from codec.evaluation.sweep import keep
@@ -133,7 +133,7 @@ class Worker:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return readable(" ".join(str(error).split())) or type(error).__name__
 
 
 def serve(connection: Connection, plan: Plan) -> None:
