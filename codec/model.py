@@ -168,7 +168,16 @@ class Codec(nn.Module):
 
     def _apply(self, *args, **kwargs) -> Codec:
         self._spec = None  # moved or converted
-        return super()._apply(*args, **kwargs)
+        stored, exact = self.state_dict().keys(), self.__dict__.setdefault("_exact", {})
+        before = {name: value for name, value in self.named_buffers() if name not in stored}  # windows and the like
+        super()._apply(*args, **kwargs)
+        for name, value in before.items():  # half precision rounds them, and the way back must not leave them so
+            now = self.get_buffer(name)
+            if value.dtype == torch.float32 != now.dtype:
+                exact[name] = value
+            elif now.dtype == torch.float32 and name in exact:
+                now.copy_(exact.pop(name))
+        return self
 
     def check_dtype(self) -> None:
         """Raise ValueError unless the weights are float32: in half precision the tokens would be others."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_models import make_config, make_model
 
+import codec
 from codec.model import Codec
 from codec.tokens import Tokens
 
@@ -310,3 +311,11 @@ def test_tokens_are_what_the_architecture_says(tiny_model):
     tokens = tiny_model.encode(noise(2, 1, 500))
     assert isinstance(tokens, Tokens) and tokens.batch_size == 2 and tokens.lengths.tolist() == [4, 4]
     assert tokens.spec == tiny_model.spec and tokens.sample_rate == 16000
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_that_comes_back_from_half_precision_has_its_windows_again(dtype):
+    model = codec.load("speech-16k")
+    windows = {name: value.clone() for name, value in model.named_buffers() if name not in model.state_dict()}
+    model.to(dtype).float()
+    assert windows and all(torch.equal(model.get_buffer(name), value) for name, value in windows.items())
