@@ -131,6 +131,11 @@ def test_training_folders_have_several_systems(tmp_path, tiny_model):
         systems.build([f"{run}@newest"])
 
 
+def test_a_model_where_one_is_has_a_name(tiny, monkeypatch):
+    monkeypatch.chdir(tiny)
+    assert systems.build(["."])[0].name.endswith("/tiny")
+
+
 def test_names_are_not_used_twice(tiny):
     with pytest.raises(SystemsError, match="named twice"):
         systems.build(["opus", "opus"])

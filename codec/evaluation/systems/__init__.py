@@ -51,4 +51,4 @@ def build(names: Sequence[str], lyra: str = "") -> list[System]:
 
 def _label(name: str) -> str:
     """A model's name or hub id, or the last two parts of its folder."""
-    return "/".join(Path(name).parts[-2:]) if Path(name).is_dir() else name.removeprefix("hf:")
+    return "/".join((Path(name).parts or Path(name).resolve().parts)[-2:]) if Path(name).is_dir() else name.removeprefix("hf:")
