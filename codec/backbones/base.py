@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-BLOCK_NUMBERS = 5_000_000  # in the widest activation of a block; the layers that make it run in slices: `codec.nn.slices`
+BLOCK_NUMBERS = 4_000_000  # in the widest activation of a block; the layers that make it run in slices: `codec.nn.slices`
 
 
 class Network(nn.Module):

@@ -7,6 +7,7 @@ import contextlib
 import json
 import signal
 import socket
+import struct
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -99,7 +100,10 @@ class Server:
             compress=False, max_msg_size=MAX_MESSAGE, heartbeat=HEARTBEAT, timeout=CLOSE_TIME,
             writer_limit=NETWORK_BUFFER // 4,
         )
-        await ws.prepare(request)
+        try:
+            await ws.prepare(request)
+        except ConnectionError:  # gone before the handshake
+            return ws
         transport = request.transport
         if transport is None:  # gone already
             return ws
@@ -120,7 +124,7 @@ class Server:
             pass
         finally:
             self._sockets.pop(ws, None)
-            asyncio.get_running_loop().call_later(CLOSE_TIME, transport.abort)  # closing would wait for what nobody reads
+            asyncio.get_running_loop().call_later(CLOSE_TIME, _cut, transport)
         return ws
 
     async def _talk(self, ws: web.WebSocketResponse) -> None:
@@ -151,6 +155,14 @@ class Server:
         code = codes.get(type(error), protocol.FAILED)
         with contextlib.suppress(asyncio.TimeoutError, ConnectionError, ClientError):
             await asyncio.wait_for(_close(ws, code, {"type": "error", "reason": " ".join(str(error).split())}), CLOSE_TIME)
+
+
+def _cut(transport: asyncio.Transport) -> None:
+    """End a connection that is still open at once: closing would wait for what nobody reads, here and in the kernel."""
+    connection = transport.get_extra_info("socket")
+    with contextlib.suppress(OSError, AttributeError):  # closed already; no socket
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 async def _first(*works: Coroutine[Any, Any, Any]) -> Any:
