@@ -40,11 +40,13 @@ def test_a_loaded_model_is_ready_to_run_live(saved):
     if pack(torch.ones(2, 2), None) is None:
         pytest.skip("this torch has no FBGEMM")
     model = codec.load(saved)
-    packs = {name: part._half._packed for name, part in model.named_modules() if hasattr(part, "_half")}
+    assert all(part._half._kept for part in model.modules() if hasattr(part, "_half"))
+    packs = {name: part._half.of(part.weight, part.bias) for name, part in model.named_modules() if hasattr(part, "_half")}
+    kept = {name: part._half._kept for name, part in model.named_modules() if name in packs}
     assert packs and all(pack is not None for pack in packs.values())
     with model.stream() as stream:
         stream.decode(stream.encode(torch.zeros(1, 1, 3 * model.frame_size)))
-    assert all(part._half._packed is packs[name] for name, part in model.named_modules() if name in packs)
+    assert all(part._half._kept is kept[name] for name, part in model.named_modules() if name in packs)
 
 
 def test_trainers_of_codebooks_are_not_saved(tmp_path):
