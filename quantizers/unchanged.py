@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ACROSS = 2  # numbers that are looked at along each axis: each is far from the others, and waits for memory
 
 
@@ -24,7 +24,7 @@ class Unchanged:
         held = [None if tensor is None else tensor.detach() for tensor in tensors]
         self._marks = [None if tensor is None else (tensor.data_ptr(), _version(tensor), tensor.device) for tensor in tensors]
         self._held, self._grids = held, [_grid(tensor) for tensor in held if tensor is not None and _readable(tensor)]
-        self._numbers = [grid.tobytes() for grid in self._grids]
+        self._numbers = [grid.tolist() for grid in self._grids]
 
     def __reduce__(self):
         return Unchanged, ((),)  # copies know nothing
@@ -39,7 +39,7 @@ class Unchanged:
             elif tensor.data_ptr() != mark[0] or _version(tensor) != mark[1] or tensor.device != mark[2]:
                 return False
         for grid, numbers in zip(self._grids, self._numbers):
-            if grid.tobytes() != numbers:
+            if grid.tolist() != numbers:
                 return False
         return True
 
@@ -50,10 +50,10 @@ def _version(tensor: Tensor) -> int:
 
 
 def _readable(tensor: Tensor) -> bool:
-    return type(tensor) is Tensor and tensor.is_cpu and tensor.numel() > 0
+    return type(tensor) is Tensor and tensor.is_cpu and tensor.numel() > 0 and tensor.element_size() in _BITS
 
 
-def _grid(tensor: Tensor) -> np.ndarray:
-    """A view of some numbers, the first and some of every axis."""
+def _grid(tensor: Tensor) -> Tensor:
+    """A view of some numbers, the first and some of every axis, as the bits they are: NaN is itself then."""
     grid = tensor[tuple(slice(None, None, -(-size // _ACROSS)) for size in tensor.shape)]
-    return np.from_dlpack(grid.view(torch.int16) if tensor.dtype == torch.bfloat16 else grid)
+    return grid.view(_BITS[grid.element_size()])
