@@ -13,7 +13,7 @@ import json
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from codec.atomic import Output
+from codec.training.effects import Effects
 from codec.training.listing import DataError, Entry, decode, list_audio, place
 
 SILENT_CROP = 10 ** (-55 / 20)  # RMS over the file's peak: below it a crop is drawn again
@@ -42,7 +43,7 @@ class SpeechCrops:
     group_power   groups are drawn in proportion to hours ** group_power: 1 as they are, 0 all alike; files in
                   proportion to length times weight.
     gain_db       range of the file's peak after augmentation, at most 0 so that nothing clips.
-    tilt          largest |a| of the filter (1 + a z^-1) / (1 + |a|), a slight dulling or brightening; 0 for none.
+    effects       probabilities of rooms, noise and so on: see `codec.training.effects`.
     split         which entries of a manifest to keep, where it says.
     frame_samples crops start at multiples of it: of a frame, where targets are stored by frames.
     augment       False: crops as they are in the file, for looking at data.
@@ -61,7 +62,7 @@ class SpeechCrops:
         cache: str | Path = "",
         group_power: float = 0.5,
         gain_db: tuple[float, float] = (-20.0, 0.0),
-        tilt: float = 0.0,
+        effects: Mapping[str, float] | None = None,
         split: str = "train",
         augment: bool = True,
         frame_samples: int = 1,
@@ -73,7 +74,11 @@ class SpeechCrops:
         if not gain_db[0] <= gain_db[1] <= 0:
             raise DataError(f"gain_db {tuple(gain_db)} must rise to at most 0, or crops would clip")
         self.crop_samples, self.batch_size, self.seed = crop_samples, batch_size, seed
-        self.gain_db, self.tilt, self.augment, self.frame_samples = tuple(gain_db), tilt, augment, frame_samples
+        self.gain_db, self.augment, self.frame_samples = tuple(gain_db), augment, frame_samples
+        try:
+            self.effects = Effects(effects or {}, sample_rate)
+        except ValueError as error:
+            raise DataError(f"data.effects: {error}") from None
         self.corpus = DecodedCorpus(list_audio(source, split), sample_rate, cache)
         files = self.corpus.files
         audible = [i for i, file in enumerate(files) if file["peak"] >= SILENT_FILE and file["weight"] > 0]
@@ -105,6 +110,13 @@ class SpeechCrops:
         """One crop (crop_samples,) float32, the number of its file, and its first sample there. Only `random()` is drawn, the
         plainest use of the generator, so other versions of numpy agree."""
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, step, rank, item])))
+        crop, number, start = self._drawn(rng)
+        if not self.augment:
+            return crop, number, start
+        crop = self.effects(crop, lambda: self._drawn(rng)[0], rng.random)
+        return self._levelled(crop, self.corpus.files[number]["peak"], rng), number, start
+
+    def _drawn(self, rng: np.random.Generator) -> tuple[np.ndarray, int, int]:
         for _ in range(TRIES):
             members, edges = self._groups[_pick(self._group_edges, rng.random())]
             number = int(members[_pick(edges, rng.random())])
@@ -113,21 +125,17 @@ class SpeechCrops:
             start = int(rng.random() * (room + 1)) * self.frame_samples
             crop = self.corpus.read(file, start, self.crop_samples)
             if np.sqrt(np.mean(np.square(crop))) >= SILENT_CROP * file["peak"]:
-                return self._augmented(crop, file["peak"], rng) if self.augment else crop, number, start
+                return crop, number, start
         raise DataError(
             f"{TRIES} crops of {self.crop_samples} samples in a row were silent; "
             "remove silent recordings or use longer crops"
         )
 
-    def _augmented(self, crop: np.ndarray, peak: float, rng: np.random.Generator) -> np.ndarray:
+    def _levelled(self, crop: np.ndarray, peak: float, rng: np.random.Generator) -> np.ndarray:
         low, high = self.gain_db
-        gain = 10 ** ((low + (high - low) * rng.random()) / 20) / peak
+        gain = 10 ** ((low + (high - low) * rng.random()) / 20) / max(peak, float(np.abs(crop).max()))
         crop = crop * np.float32(gain if rng.random() < 0.5 else -gain)
-        if self.tilt:
-            a = self.tilt * (2 * rng.random() - 1)
-            crop[1:] = (crop[1:] + np.float32(a) * crop[:-1]) / np.float32(1 + abs(a))
-            crop[0] /= np.float32(1 + abs(a))
-        return np.clip(crop, -1.0, 1.0)  # rounding only: the gain is relative to the file's peak
+        return np.clip(crop, -1.0, 1.0)  # rounding only
 
 
 class StepDataset(Dataset):

@@ -12,6 +12,7 @@ from typing import Any
 import codec
 from codec.config import CodecConfig, ConfigError, build
 from codec.semantic.target import SemanticTarget
+from codec.training.effects import Effects
 from codec.training.tiny import shrink
 from discriminators.losses import KINDS
 
@@ -21,7 +22,7 @@ RECIPES = [Path(codec.__file__).parent / "recipes", Path(codec.__file__).parent.
 @dataclass(frozen=True)
 class DataConfig:
     """train: folder or manifest of audio (of a manifest that has splits, `train`). valid: the same for validation (`eval`),
-    or empty for none. cache, group_power, gain_db and tilt: see `codec.training.data.SpeechCrops`.
+    or empty for none. cache, group_power, gain_db and effects: see `codec.training.data.SpeechCrops`.
     """
 
     train: str = ""
@@ -33,7 +34,7 @@ class DataConfig:
     valid_items: int = 8
     group_power: float = 0.5
     gain_db: tuple[float, ...] = (-20.0, 0.0)
-    tilt: float = 0.0
+    effects: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,10 @@ def _check(recipe: Recipe) -> None:
         raise ConfigError(f"loss.balance={recipe.loss.balance}: it is reference or encodec")
     if len(recipe.data.gain_db) != 2:
         raise ConfigError("data.gain_db are two numbers, the lowest and the highest")
+    try:
+        Effects(recipe.data.effects, recipe.model.sample_rate)
+    except ValueError as error:
+        raise ConfigError(f"data.effects: {error}") from None
     if len(recipe.schedule.adam_betas) != 2:
         raise ConfigError("schedule.adam_betas are two numbers")
     if recipe.run.precision not in ("auto", "32-true", "bf16-mixed"):

@@ -40,7 +40,7 @@ def train(recipe: Recipe, progress: bool = True) -> Path:
     _keep_settings(recipe, directory)
     crops = SpeechCrops(
         recipe.data.train, recipe.model.output_rate, _crop_samples(recipe), recipe.data.batch_size, seed=run.seed,
-        cache=recipe.data.cache, group_power=recipe.data.group_power, gain_db=recipe.data.gain_db, tilt=recipe.data.tilt,
+        cache=recipe.data.cache, group_power=recipe.data.group_power, gain_db=recipe.data.gain_db, effects=recipe.data.effects,
         frame_samples=recipe.model.output_frame_size if recipe.semantic.targets else 1,
     )
     stores = _stores(recipe)

@@ -39,9 +39,12 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+EFFECTS = {"room": 0.5, "mix": 0.5, "noise": 0.5, "eq": 0.5, "clip": 0.5}
+
+
 @pytest.fixture
 def crops(folder, cache):
-    return SpeechCrops(folder, RATE, 1600, batch_size=4, seed=7, cache=cache, tilt=0.2)
+    return SpeechCrops(folder, RATE, 1600, batch_size=4, seed=7, cache=cache, effects=EFFECTS)
 
 
 def test_shape_type_and_range(crops):
@@ -52,17 +55,17 @@ def test_shape_type_and_range(crops):
 
 
 def test_the_same_position_gives_the_same_bits_and_another_gives_others(crops, folder, cache):
-    again = SpeechCrops(folder, RATE, 1600, batch_size=4, seed=7, cache=cache, tilt=0.2)
+    again = SpeechCrops(folder, RATE, 1600, batch_size=4, seed=7, cache=cache, effects=EFFECTS)
     assert torch.equal(crops.batch(5, rank=1), again.batch(5, rank=1))
     assert not torch.equal(crops.batch(5, rank=1), crops.batch(5, rank=0))
     assert not torch.equal(crops.batch(5), crops.batch(6))
     assert not torch.equal(crops.batch(5)[0], crops.batch(5)[1])
-    other = SpeechCrops(folder, RATE, 1600, batch_size=4, seed=8, cache=cache, tilt=0.2)
+    other = SpeechCrops(folder, RATE, 1600, batch_size=4, seed=8, cache=cache, effects=EFFECTS)
     assert not torch.equal(crops.batch(5), other.batch(5))
 
 
 def test_a_larger_batch_begins_with_the_smaller(crops, folder, cache):
-    larger = SpeechCrops(folder, RATE, 1600, batch_size=6, seed=7, cache=cache, tilt=0.2)
+    larger = SpeechCrops(folder, RATE, 1600, batch_size=6, seed=7, cache=cache, effects=EFFECTS)
     assert torch.equal(larger.batch(3)[:4], crops.batch(3))
 
 
