@@ -56,6 +56,9 @@ class CodecTraining(lightning.LightningModule):
         self.model.quantizer.prepare_training(processes * recipe.data.batch_size * crop_frames, synchronized=processes > 1)
         if recipe.init:
             self._start_from(hub.load(recipe.init))
+        if recipe.schedule.decoder_only:
+            self.model.encoder.requires_grad_(False)
+            self.model.quantizer.requires_grad_(False)
         give_teacher(self.model.encoder, recipe.semantic.teacher, recipe.init)
         entries = recipe.adversary.discriminators
         self.discriminator = discriminators.build_all(entries, rate) if entries else None
@@ -98,7 +101,9 @@ class CodecTraining(lightning.LightningModule):
         return [torch.optim.AdamW(parameters, lr=rate, **options) for parameters, rate in groups]
 
     def _generator(self) -> list[torch.nn.Parameter]:
-        """Of the codec, and of the heads that only training has."""
+        """Of what is trained of the codec, and of the heads that only training has."""
+        if self.recipe.schedule.decoder_only:
+            return list(self.model.decoder.parameters())
         return [*self.model.parameters(), *(self.semantic.parameters() if self.semantic is not None else ())]
 
     def rate_factor(self, step: int) -> float:
@@ -123,6 +128,9 @@ class CodecTraining(lightning.LightningModule):
         if step < self.recipe.semantic.student_first:
             self._update_student(optimizers[0], batch, targets)
             return
+        if schedule.decoder_only:  # no running averages of codebooks, no dropout
+            self.model.encoder.eval()
+            self.model.quantizer.eval()
         quantize = step >= schedule.quantize_from or self.model.quantizer.initialized
         if quantize and not self.model.quantizer.initialized:
             self._initialize_codebooks()

@@ -98,7 +98,8 @@ class ScheduleConfig:
     The learning rate warms up, stays, and decays by a cosine over the last `decay` of the steps to `final` of itself.
     Until `quantize_from` the latents pass unquantized; then the codebooks start by k-means on `init_batches`. A share
     `full_rate` of the items uses all codebooks, the others k = 1, 2, ... with `dropout_weights[k - 1]` (0 behind its end), as
-    far as the first k codebooks of the quantizer decode on their own.
+    far as the first k codebooks of the quantizer decode on their own. decoder_only: encoder and codebooks of `init` stay
+    as they are to the bit, so that tokens which exist already decode better.
     """
 
     steps: int = 100_000
@@ -114,6 +115,7 @@ class ScheduleConfig:
     clip: float = 1.0
     adam_betas: tuple[float, ...] = (0.8, 0.99)
     weight_decay: float = 0.01
+    decoder_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,10 @@ def _check(recipe: Recipe) -> None:
             raise ConfigError(f"{where} is a list of mappings like {{name: ..., options: {{...}}}}")
     if recipe.semantic.student_first and not any(target.source == "content" for target in recipe.semantic.entries()):
         raise ConfigError("semantic.student_first trains what predicts a target from content, and semantic.targets has none")
+    if recipe.schedule.decoder_only and not recipe.init:
+        raise ConfigError("schedule.decoder_only goes on from a trained model: name it by init=")
+    if recipe.schedule.decoder_only and recipe.semantic.targets:
+        raise ConfigError("schedule.decoder_only trains no codebook, so semantic.targets must be empty: semantic.targets=[]")
     if recipe.adversary.kind not in KINDS:
         raise ConfigError(f"adversary.kind={recipe.adversary.kind}: it is {' or '.join(KINDS)}")
     if recipe.loss.balance not in ("reference", "encodec"):

@@ -139,6 +139,8 @@ def _keep_settings(recipe: Recipe, directory: Path) -> None:
     }
     if recipe.semantic.targets:
         settings["targets"] = recipe.semantic.targets
+    if recipe.schedule.decoder_only:
+        settings["decoder_only"] = True
     path, text = directory / "settings.json", json.dumps(settings, indent=2)
     if (directory / "last.ckpt").exists() and path.exists() and path.read_text() != text:
         kept = json.loads(path.read_text())

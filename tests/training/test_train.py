@@ -228,6 +228,23 @@ def test_init_starts_from_a_trained_model(data, tmp_path):
     assert 0 < (moved - trained.quantizer.codebooks).abs().mean() < 0.2 * trained.quantizer.codebooks.abs().mean()
 
 
+def test_decoder_only_keeps_encoder_and_codebooks_so_that_old_tokens_decode(data, tmp_path):
+    run(tiny.recipe(data, tmp_path / "a"), steps=4)
+    old = codec.load(tmp_path / "a/tiny/model")
+    values = tiny.recipe(data, tmp_path / "b")
+    values["init"], values["adversary"]["start"] = str(tmp_path / "a/tiny/model"), 2
+    run(values, steps=4, decoder_only=True)
+    new = codec.load(tmp_path / "b/tiny/model")
+    tokens = old.encode(torch.randn(1, 1, 3200, generator=torch.manual_seed(0)) * 0.1)
+    assert torch.equal(new.encode(old.decode(tokens)).codes, old.encode(old.decode(tokens)).codes)
+    assert not torch.equal(new.decode(tokens), old.decode(tokens))
+    for name, value in old.state_dict().items():
+        same = torch.equal(new.state_dict()[name], value)
+        assert same or name.startswith("decoder."), name
+    with pytest.raises(ConfigError, match="decoder_only"):
+        run(values, steps=6)
+
+
 def test_init_of_another_shape_is_refused(data, tmp_path):
     values = tiny.recipe(data, tmp_path)
     run(values, steps=3)
@@ -263,6 +280,7 @@ def test_init_does_not_resume_a_run_without_it(data, tmp_path):
     ("model.encoder.name=os.system", "no encoder is named"),
     ("schedule.dropout_weights=[0, 0]", "not all 0"),
     ("loss.balance=fair", "reference or encodec"),
+    ("schedule.decoder_only=true", "name it by init="),
     ("run.precision=fp4", "bf16-mixed"),
     ("data.crop_seconds=0.001", "shorter than one frame"),
     ("loss.spectral=[]", "at least one"),
