@@ -129,3 +129,13 @@ class Output:
         if self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
             self._temporary = None
+
+
+def put(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file whole or not at all. Raises WriteError."""
+    file = Output(path)
+    try:
+        file.write(content)
+        file.commit()
+    finally:
+        file.discard()

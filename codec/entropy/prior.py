@@ -125,14 +125,9 @@ class Prior:
         """Write prior.safetensors into the directory of a model. Raises WriteError when it cannot be written."""
         from safetensors.numpy import save
 
-        from codec.atomic import Output
+        from codec.atomic import put
 
-        file = Output(Path(directory) / FILE)
-        try:
-            file.write(save(self.tensors))
-            file.commit()
-        finally:
-            file.discard()
+        put(Path(directory) / FILE, save(self.tensors))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Prior:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from codec.atomic import Output
+from codec.atomic import put
 
 VERSION = 1
 RESAMPLES = 2000
@@ -79,12 +79,7 @@ class Report:
             "rows": [{key: _rounded(value) for key, value in asdict(row).items()} for row in self.rows], "skipped": self.skipped,
             "seconds": self.seconds,
         }
-        file = Output(path)
-        try:
-            file.write((json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-            file.commit()
-        finally:
-            file.discard()
+        put(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     @staticmethod
     def load(path: str | Path) -> Report:

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from codec.atomic import Output
+from codec.atomic import put
 from codec.evaluation.probe_data import Recording
 from codec.evaluation.probe_report import ProbeError
 from codec.evaluation.probe_tokens import user_cache
@@ -69,9 +69,4 @@ class Texts:
     def keep(self) -> None:
         """Write down which content files have, so that they need not be decoded for it again."""
         self._kept.parent.mkdir(parents=True, exist_ok=True)
-        file = Output(self._kept)
-        try:
-            file.write(json.dumps(self._keys).encode())
-            file.commit()
-        finally:
-            file.discard()
+        put(self._kept, json.dumps(self._keys).encode())

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec.atomic import Output
+from codec.atomic import put
 from codec.evaluation.probe_data import Recording
 from codec.evaluation.probe_report import ProbeError
 from codec.model import Codec
@@ -86,13 +86,9 @@ class Tokens:
         except DataError as error:
             raise ProbeError(f"{recording.path} cannot be read ({error}): take it out of the data") from None
         codes = self.model.encode(wav).codes[0].cpu().numpy().astype(np.uint16)  # no codebook has more than 65536
-        buffer, file = io.BytesIO(), Output(path)
+        buffer = io.BytesIO()
         np.save(buffer, codes)
-        try:
-            file.write(buffer.getvalue())
-            file.commit()
-        finally:
-            file.discard()
+        put(path, buffer.getvalue())
         return codes
 
     def of(

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec.atomic import Output
+from codec.atomic import put
 
 if TYPE_CHECKING:
     from codec.semantic.teachers import Teacher
@@ -239,7 +239,7 @@ class FeatureStore:
             facts["quantizer"] = self.quantizer.id
         self._write_info()
         shard = self.path / f"{len(self._shards()):05d}-{secrets.token_hex(4)}.safetensors"
-        _write(shard, save(tensors, facts))
+        put(shard, save(tensors, facts))
         for key, (rows, _) in self._pending.items():
             self._places[key] = Place(shard, len(rows))
         self._written_error, self._written_power = self._written_error + self._error, self._written_power + self._power
@@ -282,7 +282,7 @@ class FeatureStore:
 
         state = {name: value.contiguous() for name, value in self.quantizer.inference_state().items()}
         self._write_info()
-        _write(self.path / QUANTIZER, save(state))
+        put(self.path / QUANTIZER, save(state))
         for key, (rows, valid) in waiting.items():
             self._put(key, Pending(self._encoded(rows.astype(np.float32), valid), valid))
 
@@ -290,7 +290,7 @@ class FeatureStore:
         if (self.path / INFO).is_file():
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        _write(self.path / INFO, (json.dumps(self._info(), indent=2) + "\n").encode())
+        put(self.path / INFO, (json.dumps(self._info(), indent=2) + "\n").encode())
 
     # What is there
 
@@ -394,15 +394,6 @@ def content_key(samples: np.ndarray) -> str:
 def _folder_name(name: str, fingerprint: str, bytes_per_frame: int | None) -> str:
     plain = re.sub(r"[^0-9A-Za-z.+]+", "-", name).strip("-.")[:100]
     return f"{plain}{f'-mvq{bytes_per_frame}' if bytes_per_frame is not None else ''}-{fingerprint}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    output = Output(path)
-    try:
-        output.write(content)
-        output.commit()
-    finally:
-        output.discard()
 
 
 def _read_info(path: Path) -> dict[str, Any]:

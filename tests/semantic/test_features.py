@@ -160,11 +160,11 @@ def test_a_killed_writer_loses_its_open_shard_at_most(tmp_path):
     program = textwrap.dedent(f"""
         import os, signal, torch
         import codec.semantic.features as features
+        from codec.atomic import Output
         store = features.FeatureStore({str(tmp_path)!r}, "a teacher", 50, 6, "abc123", shard_bytes=2000)
         for number in range(5):
             store.add(f"key{{number}}", torch.full((100, 6), float(number)))
-        commit = features.Output.commit
-        features.Output.commit = lambda output: os.kill(os.getpid(), signal.SIGKILL)
+        Output.commit = lambda output: os.kill(os.getpid(), signal.SIGKILL)
         store.add("key5", torch.zeros(100, 6))
     """)
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)

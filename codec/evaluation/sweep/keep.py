@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from codec.atomic import Output
+from codec.atomic import put
 from codec.evaluation.metrics import Coded
 from codec.evaluation.sound import Sound
 from codec.evaluation.sweep.cells import Cell
@@ -55,7 +55,7 @@ def sample(out: str, cell: Cell, original: Sound, decoded: Sound) -> None:
             buffer = io.BytesIO()
             wav = np.clip(sound.wav[: round(HEARD * sound.rate)], -1, 1)
             soundfile.write(buffer, wav, sound.rate, format="FLAC", subtype="PCM_16")
-            _write(path, buffer.getvalue())
+            put(path, buffer.getvalue())
 
 
 def original_path(out: str | Path, file: str, stamp: str) -> Path:
@@ -73,13 +73,4 @@ def _digest(*parts: str) -> str:
 def _save(path: Path, array: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array)
-    _write(path, buffer.getvalue())
-
-
-def _write(path: Path, content: bytes) -> None:
-    file = Output(path)
-    try:
-        file.write(content)
-        file.commit()
-    finally:
-        file.discard()
+    put(path, buffer.getvalue())

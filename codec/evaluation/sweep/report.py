@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from codec.atomic import put
 from codec.evaluation import page
 from codec.evaluation.metrics import Metric, frechet
 from codec.evaluation.sweep import codes, compare, keep, summary, tables
@@ -48,8 +49,8 @@ def write(
     remedy = tables.write(out, list(tables.long(groups, names, together)))
     if remedy:
         notes.append(f"results.parquet is left out: {remedy}")
-    tables.put(out / NAME, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace"))
-    tables.put(out / PAGE, page.build(out, content, groups, heard).encode("utf-8", "backslashreplace"))
+    put(out / NAME, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace"))
+    put(out / PAGE, page.build(out, content, groups, heard).encode("utf-8", "backslashreplace"))
     return content
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from codec.atomic import WriteError
+from codec.atomic import WriteError, put
 from codec.evaluation import metrics, systems
 from codec.evaluation.datasets import Item, recordings
 from codec.evaluation.metrics import Metric, MetricError, Options
@@ -19,7 +19,6 @@ from codec.evaluation.metrics.tokens import Usage
 from codec.evaluation.sweep import cells as journal
 from codec.evaluation.sweep import keep, pool, report
 from codec.evaluation.sweep.cells import Cell
-from codec.evaluation.sweep.tables import put
 from codec.evaluation.sweep.worker import Plan, Task
 from codec.evaluation.systems import Setting, System
 

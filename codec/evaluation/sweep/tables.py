@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from codec.atomic import Output
+from codec.atomic import put
 from codec.evaluation.metrics import METRICS
 from codec.evaluation.sweep.summary import Group
 
@@ -60,13 +60,3 @@ def write(out: Path, rows: Sequence[tuple]) -> str:
     parquet.write_table(table, buffer, compression="zstd")
     put(out / "results.parquet", buffer.getvalue())
     return ""
-
-
-def put(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises WriteError."""
-    file = Output(path)
-    try:
-        file.write(content)
-        file.commit()
-    finally:
-        file.discard()
