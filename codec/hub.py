@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from codec.model import Codec
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "speech-16k"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 
 
 def models() -> list[str]:
@@ -36,7 +36,7 @@ def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu") -> Code
     """
     directory = find(str(name))
     if is_foreign(directory):
-        return convert(directory).to(device)
+        return convert(directory, fetch_for(str(name))).to(device)
     config = CodecConfig.from_json(directory / CONFIG)
     try:
         with torch.device("meta"), Undrawn():
@@ -116,18 +116,29 @@ def find(name: str) -> Path:
         if missing:
             raise ConfigError(f"{name} holds no model: {' and '.join(missing)} missing")
         return path
-    if name.count("/") == 1 and not name.startswith((".", "/")) and not path.parent.is_dir():
+    if _may_be_hub_id(name):
         return _download(name)
     raise ConfigError(f"no model is named {name!r}: there is {', '.join(models()) or 'none'}, or give a directory")
 
 
+def fetch_for(name: str) -> Callable[[str], Path] | None:
+    """What gets the folder of another hub id where the model `name` needs one: nothing unless it came from the hub itself."""
+    return _download if name.startswith("hf:") or not Path(name).exists() and _may_be_hub_id(name) else None
+
+
+def _may_be_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).parent.is_dir()
+
+
 def _download(name: str) -> Path:
+    """The folder of a hub id, with its configuration and weights: safetensors, or the pickle where there are none."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise ConfigError(f"there is no folder {name}; if it is a hub id: pip install huggingface_hub") from None
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
+        path = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
+        return path if (path / WEIGHTS).is_file() else Path(snapshot_download(name, allow_patterns=[CONFIG, PICKLE]))
     except Exception as error:  # any of a dozen network and hub errors
         raise ConfigError(f"{name} is neither a directory nor to be had from the hub ({type(error).__name__})") from None
 

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.output}: is there already: name a new folder")
     if not out.parent.is_dir():
         raise ValueError(f"cannot write {args.output}: {out.parent} does not exist: make it first")
-    model = convert(hub.find(args.source))
+    model = convert(hub.find(args.source), hub.fetch_for(args.source))
     dtype = hub.exact_dtype(model)
     beside = out.with_name(f".{out.name[:100]}.{secrets.token_hex(4)}.part")
     try:

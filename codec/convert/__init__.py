@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +32,14 @@ FAMILIES = {  # by "model_type"
     "wavtokenizer": "codec.convert.wavtokenizer",
     "xcodec": "codec.convert.xcodec",
     "xcodec2": "codec.convert.xcodec2",
+    "xcodec2_published": "codec.convert.xcodec2_published",
 }
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-def convert(directory: str | Path) -> Codec:
+def convert(directory: str | Path, fetch: Callable[[str], Path] | None = None) -> Codec:
     """The codec in a directory as `transformers` or its authors have written it, in evaluation mode; also in a single file of
-    weights, see `codec.convert.single`.
+    weights, see `codec.convert.single`. fetch: gives the folder of a hub id, for a teacher that is not beside its codec.
 
     Raises ConfigError for a family that is not known, settings that cannot be had here, and tensors that are missing, left
     over or of another shape, by name.
@@ -51,17 +53,14 @@ def convert(directory: str | Path) -> Codec:
         config, tensors = single.read(file)
         return _read(config["model_type"], config, tensors, file)
     path, config = _read_config(directory)
-    family = config["model_type"] if "model_type" in config else original.family(config)
+    family = original.family(config) or config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         raise ConfigError(f"{path}: model_type {str(family)[:MAX_NAME]!r} cannot be converted; "
                           f"there is {', '.join(sorted(FAMILIES))}")
     try:
-        if "model_type" in config or (directory / WEIGHTS).exists():
-            tensors = load_file(directory / WEIGHTS)
-        else:
-            tensors = original.read_weights(directory)
-        if family == "neucodec":
-            tensors = original.with_teacher(directory, tensors)
+        tensors = load_file(directory / WEIGHTS) if (directory / WEIGHTS).exists() else original.read_weights(directory)
+        if family in original.TAUGHT:
+            tensors = original.with_teacher(directory, tensors, fetch)
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{directory / WEIGHTS}: not readable as safetensors ({error})") from None
     return _read(family, config, tensors, directory)

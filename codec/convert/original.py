@@ -2,12 +2,13 @@
 
 Such a directory has one configuration (config.json, or a single YAML file) that `family` knows by its settings, and one file of
 weights: model.safetensors, or a single .pt, .pth, .bin or .ckpt, of which only tensors and plain values are ever unpickled.
-NeuCodec's has no configuration: `settings_of_weights` knows it by its tensors.
+NeuCodec's has no configuration, nor have X-Codec 2's checkpoints of training: `settings_of_weights` knows them by their tensors.
 """
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ SPEECHTOKENIZER = {"n_filters", "strides", "dimension", "n_q", "bidirectional"} 
 SNAC = {"sampling_rate", "encoder_rates", "decoder_rates", "vq_strides"}
 WAVTOKENIZER = {"feature_extractor", "backbone", "head"}
 NEUCODEC = {"sample_rate", "hop_length"}  # all of it
-NEUCODEC_WEIGHTS = {"CodecEnc.conv_blocks.0.bias", "fc_post_a.weight", "generator.head.out.weight"}
+XCODEC2 = {"semantic_hidden_size", "codec_encoder_hidden_size", "codec_decoder_hidden_size"}
+XCODEC2_HEAD = "generator.head.out.weight"  # (4 hops + 2, channels)
+XCODEC2_WEIGHTS = {"CodecEnc.conv_blocks.0.bias", "fc_post_a.weight", XCODEC2_HEAD}  # NeuCodec's, too
+TAUGHT = ("neucodec", "xcodec2_published")  # families that hear through a teacher of another file
 NOT_SETTINGS = "meta.yaml"  # counts downloads of NeuCodec
-TEACHER = "w2v-bert-2.0"  # the folder of NeuCodec's
+TEACHER = "w2v-bert-2.0"  # the folder of NeuCodec's and X-Codec 2's
 PICKLES = {".pt", ".pth", ".bin", ".ckpt"}
 NESTED = ("generator", "state_dict")  # where trainers keep the model's tensors
 
@@ -31,6 +35,8 @@ def family(config: dict[str, Any]) -> str | None:
     """The name of the family whose settings these are, or None."""
     if NEUCODEC == config.keys():
         return "neucodec"
+    if XCODEC2 <= config.keys():  # their "model_type" says xcodec2 or, in version 0.1.5 of their package, xcodec
+        return "xcodec2_published"
     if SPEECHTOKENIZER <= config.keys():
         return "speechtokenizer"
     if SNAC <= config.keys():
@@ -54,19 +60,25 @@ def find_yaml(directory: Path) -> Path | None:
 def settings_of_weights(directory: Path) -> dict[str, Any] | None:
     """The settings of a directory that holds weights and none, by the names of its tensors; None where they are not known."""
     pickles = [path for path in directory.glob("*") if path.suffix in PICKLES]
-    if len(pickles) == 1 and NEUCODEC_WEIGHTS <= read_weights(directory).keys():
-        return {"sample_rate": 24_000, "hop_length": 480}
-    return None
+    tensors = read_weights(directory) if len(pickles) == 1 else {}
+    if not XCODEC2_WEIGHTS <= tensors.keys():
+        return None
+    hop = (len(tensors[XCODEC2_HEAD]) - 2) // 4
+    return dict.fromkeys(XCODEC2) if hop == 320 else {"sample_rate": 24_000, "hop_length": 480}
 
 
-def with_teacher(directory: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """NeuCodec's tensors with those of w2v-BERT 2.0, which are a folder of their own where its checkpoint lacks them."""
+def with_teacher(directory: Path, tensors: dict[str, Tensor], fetch: Callable[[str], Path] | None = None) -> dict[str, Tensor]:
+    """Tensors of NeuCodec or X-Codec 2 with those of w2v-BERT 2.0 where they lack them: of a folder of its own beside them,
+    or of the one that `fetch` gives for its hub id."""
     from safetensors.torch import load_file
 
-    path = directory / TEACHER / "model.safetensors"
-    if not path.is_file() or any(name.startswith("semantic_model.") for name in tensors):
+    if any(name.startswith("semantic_model.") for name in tensors):
         return tensors
-    return tensors | {f"semantic_model.{name}": value for name, value in load_file(path).items()}
+    folder = directory / TEACHER
+    if fetch is not None and not folder.is_dir():
+        folder = fetch(f"facebook/{TEACHER}")
+    path = folder / "model.safetensors"
+    return tensors | {f"semantic_model.{name}": value for name, value in load_file(path).items()} if path.is_file() else tensors
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,21 +1,16 @@
-"""Against the package neucodec with its own modules, small and with random weights.
-
-Of the packages that it asks for and few have, torchtune's rotary positions are written out here, local_attention, which only
-its distilled model needs, is left empty, and newer versions of vector_quantize_pytorch are made to do what 1.17.8 does.
-"""
+"""Against the package neucodec with its own modules, small and with random weights."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import math
-import sys
 import types
-from importlib.metadata import version
 
 import pytest
 import torch
 from published import noise
+from published_xcodec2 import fill, put_stand_ins, teacher
 from safetensors.torch import save_file
 
 from codec import hub
@@ -33,81 +28,30 @@ if importlib.util.find_spec("neucodec") is None:
 HOP, OUT = 320, 480
 
 
-class Rotary(torch.nn.Module):
-    """As torchtune's RotaryPositionalEmbeddings: pairs of numbers of (B, positions, heads, width) turned by their position."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.rates = 10_000.0 ** (-torch.arange(0, dim, 2) / dim)
-
-    def forward(self, x):
-        angle = torch.arange(x.shape[1])[:, None, None] * self.rates  # (positions, 1, width / 2)
-        even, odd = x[..., 0::2], x[..., 1::2]
-        turned = torch.stack([even * angle.cos() - odd * angle.sin(), odd * angle.cos() + even * angle.sin()], -1)
-        return turned.flatten(-2)
-
-
 @pytest.fixture(scope="module")
 def package():
-    """Its modules, imported with what they need of the other two."""
-    def module(name, **content):
-        made = types.ModuleType(name)
-        made.__dict__.update(content)
-        return made
-
-    nothing = dict.fromkeys(("DynamicPositionBias", "LocalMHA", "FeedForward"), object)
-    stand_ins = {
-        "torchtune": module("torchtune"), "torchtune.modules": module("torchtune.modules", RotaryPositionalEmbeddings=Rotary),
-        "local_attention": module("local_attention"), "local_attention.transformer": module("transformer", **nothing),
-    }
+    """Its modules, imported with what they need of others."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, made in stand_ins.items():
-            patch.setitem(sys.modules, name, made)
+        put_stand_ins(patch)
         names = ("model", "codec_encoder", "codec_decoder_vocos", "module")
         yield types.SimpleNamespace(**{name: importlib.import_module(f"neucodec.{name}") for name in names})
 
 
 def small(package):
-    """Their NeuCodec of small parts; weights such that no layer drowns in its bias."""
+    """Their NeuCodec of small parts."""
     torch.manual_seed(0)
     model = package.model.NeuCodec.__new__(package.model.NeuCodec)
     torch.nn.Module.__init__(model)
     model.sample_rate, model.hop_length = 24_000, OUT
     model.feature_extractor = transformers.SeamlessM4TFeatureExtractor(padding_value=1)
-    model.semantic_model = transformers.Wav2Vec2BertModel(transformers.Wav2Vec2BertConfig(
-        hidden_size=32, num_hidden_layers=18, num_attention_heads=2, intermediate_size=48, conv_depthwise_kernel_size=5,
-        output_hidden_states=True,
-    ))
+    model.semantic_model = teacher(transformers)
     model.SemanticEncoder_module = package.module.SemanticEncoder(32, 32, 32)
     model.CodecEnc = package.codec_encoder.CodecEncoder(ngf=4, hidden_dim=64)
     model.generator = package.codec_decoder_vocos.CodecDecoderVocos(
         hidden_dim=64, depth=2, heads=16, pos_meb_dim=4, hop_length=OUT, vq_dim=96,
     )
     model.fc_prior, model.fc_post_a = torch.nn.Linear(96, 96), torch.nn.Linear(96, 64)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "norm" in name and name.endswith("weight"):
-                value.uniform_(0.5, 1.5)
-            elif name.endswith(("bias", "alpha", "beta")):
-                value.normal_(0, 0.05 if name.endswith("bias") else 0.3)
-            elif name.endswith("weight_g"):
-                value.uniform_(0.5, 1.0)
-            elif value.dim() >= 2:
-                value.normal_(0, 0.7 * value[0].numel() ** -0.5)
-        model.generator.quantizer.project_in.weight *= 2
-    quantizer = model.generator.quantizer
-    if version("vector-quantize-pytorch") != "1.17.8":  # which bounds the axes by tanh, and so does its FSQ
-        quantizer.project_in.register_forward_hook(lambda layer, inputs, axes: bounded(axes))
-        quantizer.soft_clamp_input_value = None
-        quantizer.layers[0].bound_hard_clamp = quantizer.layers[0].preserve_symmetry = False
-        quantizer.layers[0].implicit_codebook = quantizer.layers[0]._indices_to_codes(torch.arange(4**8))
-    return model.eval().requires_grad_(False)
-
-
-def bounded(axes):
-    """To a little beyond the four levels from -2 to 1."""
-    half = 1.5 * 1.001
-    return torch.tanh(axes + math.atanh(0.5 / half)) * half - 0.5
+    return fill(model)
 
 
 def save(model, directory):
@@ -193,7 +137,7 @@ def test_saved_loaded_and_never_live(tmp_path, pair):
 def test_the_teacher_from_a_folder_of_its_own(tmp_path, pair):
     theirs, ours = pair
     state = theirs.state_dict()
-    teacher = {name.removeprefix("semantic_model."): value for name, value in state.items() if name.startswith("semantic_model.")}
+    heard_through = {name.removeprefix("semantic_model."): value for name, value in state.items() if name.startswith("semantic_model.")}
     rest = {name: value for name, value in state.items() if not name.startswith("semantic_model.")}
     training = {"fc_post_s.weight": torch.zeros(2, 2), "SemanticDecoder_module.initial_conv.weight": torch.zeros(1)}
     torch.save(rest | training, tmp_path / "pytorch_model.bin")
@@ -201,13 +145,38 @@ def test_the_teacher_from_a_folder_of_its_own(tmp_path, pair):
     with pytest.raises(ConfigError, match="put model.safetensors of facebook/w2v-bert-2.0 into a folder w2v-bert-2.0"):
         convert(tmp_path)
     (tmp_path / "w2v-bert-2.0").mkdir()
-    save_file({name: value.contiguous() for name, value in teacher.items()}, tmp_path / "w2v-bert-2.0" / "model.safetensors")
+    save_file({name: value.contiguous() for name, value in heard_through.items()}, tmp_path / "w2v-bert-2.0" / "model.safetensors")
     assert convert(tmp_path).spec == ours.spec
     (tmp_path / "config.json").write_text('{"sample_rate": 24000, "hop_length": 480}')
     assert hub.load(tmp_path).spec == ours.spec
     (tmp_path / "config.json").write_text('{"sample_rate": 16000, "hop_length": 480}')
     with pytest.raises(ConfigError, match="hop_length=480"):
         convert(tmp_path)
+
+
+@torch.no_grad()
+def test_from_the_hub(tmp_path, pair, monkeypatch):
+    """Where it has neither a configuration nor safetensors, and its teacher is another model."""
+    theirs, ours = pair
+    parts = {True: {}, False: {}}
+    for name, value in theirs.state_dict().items():
+        parts[name.startswith("semantic_model.")][name.removeprefix("semantic_model.")] = value.contiguous()
+    files = {
+        ("neuphonic/neucodec", "pytorch_model.bin"): lambda path: torch.save(parts[False], path),
+        ("facebook/w2v-bert-2.0", "model.safetensors"): lambda path: save_file(parts[True], path),
+    }
+
+    def snapshot_download(name, allow_patterns):
+        folder = tmp_path / name.replace("/", "--")
+        for (owner, file), write in files.items():
+            if owner == name and file in allow_patterns:
+                folder.mkdir(exist_ok=True)
+                write(folder / file)
+        return str(folder)
+
+    monkeypatch.setattr(pytest.importorskip("huggingface_hub"), "snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    assert hub.load("neuphonic/neucodec").spec == hub.load("hf:neuphonic/neucodec").spec == ours.spec
 
 
 @pytest.mark.parametrize("change, problem", [
