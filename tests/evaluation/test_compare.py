@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from codec.evaluation import metrics
-from codec.evaluation.sweep import compare, report
+from codec.evaluation.sweep import compare, report, student
 from codec.evaluation.sweep.cells import Cell
 from codec.evaluation.sweep.summary import Resamples
 
@@ -89,8 +89,8 @@ def test_of_few_recordings_chance_is_seldom_taken_for_a_change():
 
 def test_the_distribution_is_that_of_student():
     for freedom, t in ((1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216), (30, 2.04227), (999, 1.96234)):  # tables
-        assert compare._beyond(t, freedom) == pytest.approx(0.05, abs=2e-6) and compare._quantile(freedom) == pytest.approx(t, abs=1e-4)
-    assert compare._beyond(0.0, 5) == 1 and compare._beyond(1e6, 40) < 1e-12
+        assert student.beyond(t, freedom) == pytest.approx(0.05, abs=2e-6) and student.quantile(freedom) == pytest.approx(t, abs=1e-4)
+    assert student.beyond(0.0, 5) == 1 and student.beyond(1e6, 40) < 1e-12
 
 
 def test_figures_of_other_recordings_are_compared_as_such(sweep_of, tmp_path):

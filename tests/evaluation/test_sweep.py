@@ -71,7 +71,7 @@ def test_the_long_table_and_the_means(go, tmp_path):
         mine = [float(row["value"]) for row in rows if row["metric"] == "mel" and float(row["bitrate"]) == cell["bitrate"]]
         one = cell["metrics"]["mel"]
         assert one["mean"] == pytest.approx(np.mean(mine), abs=1e-6) and one["n"] == 3 and one["low"] <= one["mean"] <= one["high"]
-        assert min(mine) - 1e-6 <= one["low"] and one["high"] <= max(mine) + 1e-6
+        assert (one["high"] - one["low"]) / 2 == pytest.approx(4.3027 * np.std(mine, ddof=1) / 3**0.5, abs=2e-6)  # Student's t of three
         assert cell["files"] == 3 and cell["failed"] == 0 and cell["encode_x_realtime"] > 0
     assert content["cells"][0]["bitrate"] == pytest.approx(500, rel=0.01)  # 100 frames of 5 bits
     assert content["metrics"]["mel"]["better"] == "lower" and content["metrics"]["mel"]["source"]
@@ -253,7 +253,7 @@ def test_weighted_means_by_hand():
     cells = [Cell(str(n), "", "x", "", "s", 1000, seconds=1, bits=1000, values={"m": [n % 2, 10 + 20 * (n % 2)]}) for n in range(20)]
     (group,) = summary.grouped(cells)
     one = summary.Resamples([cell.file for cell in cells]).estimate(summary.pairs_of(group, "m"))
-    assert one["mean"] == 0.75 and one["n"] == 20 and 0.4 < one["low"] < 0.7 < 0.8 < one["high"] < 0.95
+    assert one["mean"] == 0.75 and one["n"] == 20 and 0.4 < one["low"] < 0.7 < 0.8 < one["high"] < 0.97
     assert summary.Resamples(["0"]).estimate({"0": (2.0, 1.0)}) == {"mean": 2.0, "low": None, "high": None, "n": 1}
 
 
@@ -265,6 +265,30 @@ def test_the_interval_is_that_of_a_mean():
     error = values.std() / 20
     assert one["low"] == pytest.approx(values.mean() - 1.96 * error, abs=0.1 * error)
     assert one["high"] == pytest.approx(values.mean() + 1.96 * error, abs=0.1 * error)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 9, 10, 20])
+def test_intervals_hold_the_mean_as_often_as_they_say(n):
+    """Of 2000 samples of normal numbers 95 in 100, give or take three standard errors (1.5); plain percentiles: 50 of two, 90 of ten."""
+    rng, files = np.random.default_rng(n), [str(k) for k in range(n)]
+    resamples, held = summary.Resamples(files), 0
+    for _ in range(2000):
+        one = resamples.estimate({file: (value, 1.0) for file, value in zip(files, rng.normal(3, 2, n))})
+        held += one["low"] <= 3 <= one["high"]
+    assert 0.935 <= held / 2000 <= 0.965
+
+
+def test_intervals_of_weighted_means():
+    """Errors of words in recordings of 5 to 40 words: the interval is of the rate over all words."""
+    rng, files, held = np.random.default_rng(0), [str(k) for k in range(8)], 0
+    resamples = summary.Resamples(files)
+    for _ in range(1000):
+        words = rng.integers(5, 40, 8)
+        wrong = rng.binomial(words, 0.3)
+        one = resamples.estimate({file: (w / n, float(n)) for file, w, n in zip(files, wrong, words)})
+        assert one["mean"] == pytest.approx(wrong.sum() / words.sum())
+        held += one["low"] <= 0.3 <= one["high"]
+    assert 0.92 <= held / 1000 <= 0.97
 
 
 def test_journals_add_up(tmp_path):

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from codec.evaluation.sweep.student import LEVEL, beyond, quantile, widening
 from codec.evaluation.sweep.summary import Group, Resamples, pairs_of
 
-LEVEL = 0.05
 PAIRED = "recording by recording"
 UNPAIRED = "by the intervals alone, for want of its results.csv beside it"
 
@@ -45,7 +45,7 @@ def against(old: Mapping[str, Any], groups: Sequence[Group], content: Mapping[st
             if change is None:
                 continue
             shift = change.now - change.before
-            reach = change.error * _quantile(change.n - 1)
+            reach = change.error * quantile(change.n - 1)
             better = shift > 0 if content["metrics"][metric]["better"] == "higher" else shift < 0
             rows.append({
                 "model": key[0], "setting": key[1], "metric": metric, "before": round(change.before, 6), "now": round(change.now, 6),
@@ -96,7 +96,7 @@ def _paired(before: Mapping[str, list[float]], now: Mapping[str, list[float]], r
         return None
     first, second = ({file: values[file] for file in both} for values in (before, now))
     draws = resamples.means(second) - resamples.means(first)
-    error = float(draws.std(ddof=1)) * _widening(len(both))
+    error = float(draws.std(ddof=1)) * widening(len(both))
     return _Change(resamples.estimate(first)["mean"], resamples.estimate(second)["mean"], error, len(both))
 
 
@@ -104,41 +104,15 @@ def _apart(before: Mapping[str, Any], now: Mapping[str, Any]) -> _Change | None:
     """The same of two independent means with their 95 % intervals."""
     if before["low"] is None or now["low"] is None:
         return None
-    errors = [(one["high"] - one["low"]) / (2 * 1.96) * _widening(one["n"]) for one in (before, now)]
+    errors = [(one["high"] - one["low"]) / 2 / quantile(one["n"] - 1) for one in (before, now)]
     return _Change(before["mean"], now["mean"], math.hypot(*errors), min(before["n"], now["n"]))
-
-
-def _widening(n: int) -> float:
-    """The bootstrap's standard error is that of n, where n - 1 values are free."""
-    return math.sqrt(n / (n - 1))
 
 
 def _p(shift: float, error: float, freedom: int) -> float:
     """Two-sided, of no change. Standard errors below a rounding error count as none."""
     if error <= 1e-9 * max(1.0, abs(shift)):
         return 1.0 if abs(shift) < 1e-9 else 0.0
-    return _beyond(abs(shift) / error, freedom)
-
-
-def _beyond(t: float, freedom: int) -> float:
-    """How likely Student's t is at least so large either way (Abramowitz and Stegun 26.7.3 and 26.7.4), to 1e-12."""
-    angle = math.atan(t / math.sqrt(freedom))
-    odd, square = freedom % 2, math.cos(angle) ** 2
-    term, total = math.cos(angle) if odd else 1.0, 0.0
-    for k in range(freedom // 2):
-        total += term
-        term *= square * (2 * k + 1 + odd) / (2 * k + 2 + odd)
-    inside = math.sin(angle) * total
-    return max(0.0, 1 - (2 / math.pi * (angle + inside) if odd else inside))
-
-
-def _quantile(freedom: int) -> float:
-    """The t that is exceeded either way in 5 of 100."""
-    low, high = 1.9, 13.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _beyond(middle, freedom) > LEVEL else (low, middle)
-    return high
+    return beyond(abs(shift) / error, freedom)
 
 
 def _adjust(rows: list[dict[str, Any]]) -> None:
