@@ -1,7 +1,7 @@
 """Make a corpus of tokens of many recordings, in shards, once and exactly.
 
-SRC is a folder of audio files and tar files, a list of names (.txt), a manifest (.jsonl, .json) or a tar file of
-WebDataset. OUT is a folder of shards. Stopped in any way, the same command goes on with it; what is in a shard depends
+SRC is a folder of audio files and tar files, a list of names (.txt), a manifest (.jsonl, .json), a tar file of
+WebDataset, or a dataset of Hugging Face: Parquet files, or what save_to_disk has made. OUT is a folder of shards. Stopped in any way, the same command goes on with it; what is in a shard depends
 neither on that nor on --jobs. Recordings that cannot be read are left out, and OUT/quarantine.jsonl says why.
 
   codec tokenize recordings/ tokens/
@@ -20,7 +20,7 @@ from codec.cli.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="folder, .txt list, .jsonl or .json manifest, or .tar")
+    parser.add_argument("source", metavar="SRC", help="folder, .txt list, .jsonl or .json manifest, .tar or .parquet")
     parser.add_argument("output", metavar="OUT", help="folder of shards")
     parser.add_argument("--model", default="speech-16k", metavar="NAME|DIR", help="default: %(default)s")
     quality = parser.add_mutually_exclusive_group()
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("npy", "parquet", "webdataset"), default="npy",
                         help="of the shards (default: npy, which TokenDataset maps into memory)")
     parser.add_argument("--mono", action="store_true", help="average the channels (default: a row for each)")
-    parser.add_argument("--split", help="keep only these entries of a manifest")
+    parser.add_argument("--split", help="keep only these entries of a manifest or dataset")
     parser.add_argument("--shard", type=float, metavar="MB", help="recordings in a shard (default: a 256th of all, 1 to 67 MB)")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes of one thread (default: as many as cores, or GPUs)")
     parser.add_argument("--retry", action="store_true", help="try again what was left out before")

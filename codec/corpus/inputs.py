@@ -17,10 +17,11 @@ import numpy as np
 import soundfile
 
 from codec.audio import BLOCK, AudioError, AudioReader, check_layout
+from codec.corpus import tables
 from codec.training.listing import TAR, DataError, audio_suffixes, entry_of, place, rows_of
 
 SIDECAR = 1 << 20  # bytes: of texts beside the audio in a tar file, larger ones are not read
-KINDS = "a folder of audio, a .txt list, a .jsonl manifest or a .tar"
+KINDS = "a folder of audio, a .txt list, a .jsonl manifest, a .tar or a .parquet"
 OF_THE_PLACE = ("path", "start", "seconds")  # keys of a manifest's row that are not kept as metadata
 
 
@@ -31,6 +32,7 @@ class Input:
     name: what metadata calls it, relative to SRC where it can be, so that a corpus does not depend on where it was made.
     size: bytes, of a part its share, by which recordings are split into shards.
     member: first byte and bytes, in a tar file; None for a whole file.
+    cell: audio column and row, in a Parquet or Arrow file.
     error: why it cannot be read, where that is known already.
     """
 
@@ -42,6 +44,7 @@ class Input:
     stop: float = math.inf
     meta: dict[str, Any] | None = None
     error: str = ""
+    cell: tuple[str, int] | None = None
 
     @property
     def is_part(self) -> bool:
@@ -51,24 +54,28 @@ class Input:
 def list_inputs(source: str | os.PathLike[str], split: str | None = None) -> list[Input]:
     """The recordings of a corpus, in a fixed order. Raises DataError.
 
-    A folder (through its manifest.json where it has one): audio files by name, and those in tar files.
+    A folder (through its manifest.json where it has one): audio files by name, and those in tar, Parquet and Arrow files.
     A tar file, as of WebDataset: .json and .txt of the same name are metadata and text.
     A list (.txt): a name a line, relative to the list; "a.flac#t=1,2.5" is a part in seconds, "a.tar!/b.flac" a member.
     A manifest (.jsonl, .json): `path`, relative to it, optionally `start` and `seconds`, and metadata, of which `text` has
-    a place of its own. split: keep only its entries of a manifest.
+    a place of its own.
+    A dataset of `datasets`: Parquet files as on the hub, or what `save_to_disk` has made; see `codec.corpus.tables`.
+    split: keep only its entries of a manifest, or its Parquet and Arrow files.
     """
     source = Path(source).expanduser()
     if source.is_dir() and (source / "manifest.json").is_file():
         source = source / "manifest.json"
     kind = source.suffix.lower()
-    if split is not None and (source.is_dir() or kind not in (".json", ".jsonl")):
-        raise DataError(f"{source} has no splits, only manifests have: leave split={split!r} out, or name a manifest")
+    if split is not None and kind not in (".json", ".jsonl") and not (source.is_dir() and next(_tables(source), None)):
+        raise DataError(f"{source} has no splits, only manifests and datasets have: leave split={split!r} out, or name one")
     if source.is_dir():
-        inputs = list(_of_folder(source))
+        inputs = list(_of_folder(source, split))
     elif not source.is_file():
         raise DataError(f"{source}: no such file or folder; name {KINDS}")
     elif kind == TAR:
         inputs = _of_tar(source, source.name)
+    elif kind in tables.SUFFIXES:
+        inputs = _of_table(source, source.name)
     elif kind == ".txt":
         inputs = list(_named((line, source.parent / line, None) for line in _lines(source)))
     elif kind in (".json", ".jsonl"):
@@ -80,14 +87,37 @@ def list_inputs(source: str | os.PathLike[str], split: str | None = None) -> lis
     return inputs
 
 
-def _of_folder(source: Path) -> Iterator[Input]:
-    suffixes = audio_suffixes() | {TAR}
-    for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in suffixes and p.is_file()):
+def _of_folder(source: Path, split: str | None) -> Iterator[Input]:
+    """With a split, of its tables alone."""
+    suffixes = audio_suffixes() | {TAR} if split is None else set()
+    found = [path for path in source.rglob("*") if path.suffix.lower() in suffixes and path.is_file()]
+    found += [path for path in _tables(source) if split is None or tables.is_of_split(path, source, split)]
+    for path in sorted(found):
         name = path.relative_to(source).as_posix()
         if path.suffix.lower() == TAR:
             yield from _of_tar(path, name)
+        elif path.suffix in tables.SUFFIXES:
+            yield from _of_table(path, name)
         else:
             yield Input(name, str(path), path.stat().st_size)
+
+
+def _tables(source: Path) -> Iterator[Path]:
+    return (path for path in source.rglob("*") if path.suffix in tables.SUFFIXES and path.is_file() and tables.is_table(path))
+
+
+def _of_table(path: Path, name: str) -> list[Input]:
+    """None of a table without audio. A damaged file is one input, which says why."""
+    try:
+        column, rows = tables.read_rows(path)
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:
+        return [Input(name, str(path), path.stat().st_size, error=f"it is no whole table ({' '.join(str(error).split())})")]
+    return [
+        Input(f"{name}!/{number}", str(path), row.size, meta=row.meta or None, cell=(column, number))
+        for number, row in enumerate(rows)
+    ]
 
 
 def _of_tar(path: Path, name: str) -> list[Input]:
@@ -178,8 +208,10 @@ def opened(item: Input) -> Iterator[Audio]:
     source: str | BinaryIO = item.file
     if item.member is not None:
         source = io.BufferedReader(_Slice(item.file, *item.member), BLOCK)
-    elif _utf8(item.file) != item.file:  # libsndfile takes no other names
-        source = open(item.file, "rb")
+    elif item.cell is not None:
+        source = _cell(item)
+    if isinstance(source, str) and _utf8(source) != source:  # libsndfile takes no other names
+        source = open(source, "rb")
     try:
         if item.is_part:
             with _part(item, source) as audio:
@@ -222,6 +254,19 @@ def _part(item: Input, source: Any) -> Iterator[Audio]:
                 raise AudioError(f"it is cut short: {done} of {last - first} samples are there")
 
         yield Audio(file.samplerate, file.channels, blocks())
+
+
+def _cell(item: Input) -> str | BinaryIO:
+    found = tables.audio(item.file, *item.cell)
+    if not found:
+        raise AudioError("the row holds no audio" if found is None else "is empty")
+    return found if isinstance(found, str) else _Bytes(found, item.file)
+
+
+class _Bytes(io.BytesIO):
+    def __init__(self, content: bytes, name: str):
+        super().__init__(content)
+        self.name = name
 
 
 def _utf8(text: str) -> str:

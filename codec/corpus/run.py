@@ -83,7 +83,7 @@ def tokenize(
         format: npy (memory-mapped by `TokenDataset`), parquet or webdataset.
         num_codebooks, bitrate, beam: as in `Codec.encode`.
         mono: average the channels of a recording; without it each is a row of its own.
-        split: keep only these entries of a manifest.
+        split: keep only these entries of a manifest or dataset.
         jobs: processes, of one thread each; as many as there are cores (GPUs) by default. 0: in this process.
         device: cpu, cuda (all GPUs in turn), or cuda:1 and so on.
         shard_bytes: recordings in a shard, counted in bytes of their files; by default 1/256 of all, 1 to 64 MiB.
