@@ -19,6 +19,7 @@ from codec.model import Codec
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "speech-16k"
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
+PRIOR = "prior.safetensors"  # for entropy coding
 
 
 def models() -> list[str]:
@@ -137,7 +138,7 @@ def _download(name: str) -> Path:
     except ImportError:
         raise ConfigError(f"there is no folder {name}; if it is a hub id: pip install huggingface_hub") from None
     try:
-        path = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
+        path = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, PRIOR]))
         return path if (path / WEIGHTS).is_file() else Path(snapshot_download(name, allow_patterns=[CONFIG, PICKLE]))
     except Exception as error:  # any of a dozen network and hub errors
         raise ConfigError(f"{name} is neither a directory nor to be had from the hub ({type(error).__name__})") from None

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bitrates", type=_rates, default=None, metavar="1,2,4",
                         help="kbit/s, or `own` for the usual ones of each system (default: 0.5,1,2,3,4,6,9,12)")
     parser.add_argument("--metrics", type=_names, default=None, metavar="A,B",
-                        help="what to measure, or `all` (default: pesq-wb,stoi,estoi,si-sdr,mel); "
+                        help="what to measure, or `all` (default: pesq-wb,stoi,estoi,si-sdr,mel,coded,saved); "
                         "`codec sweep . --metrics list` tells of each")
     parser.add_argument("--out", default="report", metavar="DIR", help="folder of the results (default: report)")
     parser.add_argument("--jobs", type=_positive, metavar="N", help="processes of one thread each (default: one a core)")
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lyra", default="", metavar="DIR", help="folder with the .tflite files of Lyra v2")
     parser.add_argument("--asr", default="", metavar="MODEL|DIR", help="Whisper for dwer and dcer: a size (base) or CTranslate2 folder")
     parser.add_argument("--ecapa", default="", metavar="DIR", help="folder with model.safetensors of SpeechBrain's ECAPA, for speaker")
-    parser.add_argument("--embedding", default="mel", metavar="MODULE:FUNCTION", help="of the Fréchet distance (default: mel)")
+    parser.add_argument("--embedding", default="", metavar="MODULE:FUNCTION", help="of the Fréchet distance (default: mel)")
     parser.add_argument("--compare", default="", metavar="FILE", help="report.json of an earlier sweep: tell what moved")
 
 

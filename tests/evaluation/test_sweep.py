@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +16,9 @@ import pytest
 import soundfile
 
 from codec import hub
+from codec.container import TokReader
+from codec.entropy.fitting import fit_prior
+from codec.evaluation.metrics import Options
 from codec.evaluation.sweep import cells as journal
 from codec.evaluation.sweep import pool, report, summary
 from codec.evaluation.sweep.cells import Cell, Journal
@@ -115,6 +120,58 @@ def test_more_metrics_and_changed_recordings_are_measured_anew(go, data, tmp_pat
     assert go(metric_names=["stft"]).measured == 2
     with pytest.raises(SweepError, match="another seconds: choose another --out"):
         go(seconds=1.0)
+
+
+def test_what_metrics_are_told_may_come_later(go, data, tmp_path, monkeypatch):
+    """Only what it changes is measured, and it is remembered."""
+    module = tmp_path / "my_vectors.py"
+    module.write_text("def one(wav, rate):\n    return wav[: len(wav) // 4 * 4].reshape(-1, 4)\n\n\ndef two(wav, rate):\n    return 2 * one(wav, rate)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    first = go(metric_names=["mel", "fad"])
+    one = go(metric_names=["mel", "fad"], options=Options(embedding="my_vectors:one"))
+    assert one.measured == 6 and go(metric_names=["mel", "fad"]).measured == 0  # not said: as before
+    assert [cell["metrics"]["mel"] for cell in one.report["cells"]] == [cell["metrics"]["mel"] for cell in first.report["cells"]]
+    soundfile.write(data / "1.wav", speech(1.0, 9), RATE)
+    assert go(metric_names=["fad"]).measured == 2
+    two = go(metric_names=["fad"], options=Options(embedding="my_vectors:two"))
+    afresh = go(metric_names=["fad"], options=Options(embedding="my_vectors:two"), out=tmp_path / "afresh")
+    assert two.measured == 6 and [cell["metrics"] for cell in two.report["cells"]] == [cell["metrics"] for cell in afresh.report["cells"]]
+    with pytest.raises(SweepError, match="no metric can be measured: dwer: --asr is not given"):
+        go(metric_names=["dwer"])
+
+
+def test_bits_after_entropy_coding(go, tiny, tiny_model, data, tmp_path):
+    """Those of the blocks that `Tokens.save` writes; of a model without a prior, of the bit-packed ones."""
+    bare = go(metric_names=["coded", "saved"])
+    assert bare.notes == ["nothing is saved by entropy coding, for want of a prior: " + bare.report["cells"][0]["model"]]
+    for k, cell in zip((1, 4), bare.report["cells"]):
+        assert cell["metrics"]["saved"]["mean"] == 0
+        assert 1000 * cell["metrics"]["coded"]["mean"] == pytest.approx(cell["bitrate"] + 8 * 29 * 3 / 3.9, rel=0.02)  # blocks cost 29 bytes
+    with_prior = tmp_path / "wise" / Path(tiny).name
+    shutil.copytree(tiny, with_prior)
+    codes = [tiny_model.encode(speech(1.2 + 0.1 * n, n)).codes.numpy()[0] for n in range(3)]
+    prior = fit_prior(codes, tiny_model.spec, epochs=300)
+    prior.save(with_prior)
+    result = go(models=[str(with_prior)], metric_names=["coded", "saved"])
+    assert result.notes == []
+    for k, cell in zip((1, 4), result.report["cells"]):
+        sizes = []
+        for used in (prior, None):
+            sizes.append(0)
+            for n in range(3):
+                tokens, file = tiny_model.encode(speech(1.2 + 0.1 * n, n), num_codebooks=k), io.BytesIO()
+                tokens.save(file, prior=used)
+                with TokReader(io.BytesIO(file.getvalue()), prior=prior) as reader:
+                    around = 2 * len(reader._json) + 14 + 4 + 8 + 28 + 4  # header and end of the file: see docs/tok-format.md
+                sizes[-1] += 8 * (len(file.getvalue()) - around)
+        assert 1000 * cell["metrics"]["coded"]["mean"] == pytest.approx(sizes[0] / 3.9, rel=0.01)
+        assert cell["metrics"]["saved"]["mean"] == pytest.approx(100 * (1 - sizes[0] / sizes[1]), abs=0.5) and cell["metrics"]["saved"]["mean"] > 3
+    fit_prior(codes, tiny_model.spec, epochs=1).save(with_prior)  # another prior, other bits
+    assert go(models=[str(with_prior)], metric_names=["coded", "si-sdr"]).measured == 6
+    (with_prior / "prior.safetensors").write_bytes(b"torn")
+    result = go(models=[str(with_prior)], metric_names=["coded", "mel"])
+    assert {one["metrics"] for one in result.report["failures"]} == {"coded"} and "holds no prior" in result.report["failures"][0]["reason"]
+    assert all(set(cell["metrics"]) == {"mel"} for cell in result.report["cells"])
 
 
 def test_another_model_of_the_same_name_is_measured_anew(go, tiny, tmp_path, tiny_model):

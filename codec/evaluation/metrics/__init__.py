@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from codec.evaluation.metrics.base import HIGHER, LOWER, Coded, Judge, Metric, MetricError, Options, Unjudged  # noqa: F401
 from codec.evaluation.metrics.frechet import Frechet
@@ -15,14 +17,14 @@ from codec.evaluation.metrics.people import Speaker, Words
 from codec.evaluation.metrics.pitch import Pitch
 from codec.evaluation.metrics.signal import SiSdr, Spectra
 from codec.evaluation.metrics.speech import Estoi, NarrowPesq, Stoi, WidePesq
-from codec.evaluation.metrics.tokens import Repetition, Robustness, Usage
+from codec.evaluation.metrics.tokens import PRIOR, EntropyCoding, Repetition, Robustness, Usage
 
 JUDGES: tuple[type[Judge], ...] = (
     WidePesq, NarrowPesq, Stoi, Estoi, SiSdr, Spectra, Pitch, Visqol, DistillMos, DnsMos, PlcMos, Speaker, Words, Frechet, Repetition, Robustness,
-    Usage,
+    EntropyCoding, Usage,
 )
 METRICS: dict[str, Metric] = {metric.name: metric for judge in JUDGES for metric in judge.metrics}
-DEFAULT = ("pesq-wb", "stoi", "estoi", "si-sdr", "mel")
+DEFAULT = ("pesq-wb", "stoi", "estoi", "si-sdr", "mel", "coded", "saved")
 SHORT = {
     "pesq": ("pesq-wb",), "f0": ("f0-error", "voicing-error"), "robustness": ("robust-noise", "robust-shift", "robust-gain"),
 }
@@ -53,6 +55,15 @@ def check(name: str, options: Options) -> None:
     for judge in JUDGES:
         if hasattr(judge, "check") and name in {metric.name for metric in judge.metrics}:
             judge.check(options)
+
+
+def made_with(metric: Metric, options: Options, facts: Mapping[str, Any]) -> str:
+    """What values of a metric are made with, besides the recording and the codec: weights, an embedding, the prior of a model (of which
+    `facts` tells). Values made with something else are other values."""
+    if metric.option == PRIOR:
+        return facts.get(PRIOR, "")
+    said = getattr(options, metric.option) if metric.option else ""
+    return str(Path(said).resolve()) if said and Path(said).is_dir() else said
 
 
 def table() -> str:

@@ -31,7 +31,8 @@ class Metric:
     name: in `--metrics` and tables; title: for people; unit: of the values; better: "higher" or "lower"; source: where it
     is defined; licence: of the program that computes it; install: the command that brings that; modules: what the command
     brings; level: "pair" compares original and decoded speech, "alone" hears the decoded speech only, "codes" is of the codes
-    of one recording, "set" of all recordings of a cell together; weighted: a mean over recordings counts each by its weight.
+    of one recording, "set" of all recordings of a cell together; weighted: a mean over recordings counts each by its weight; option: the
+    one of `Options` without which values are not the same.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Metric:
     level: str = "pair"
     weighted: bool = False
     digits: int = 3
+    option: str = ""
 
     def missing(self) -> str:
         """The command that installs what is not there, empty where all is."""
@@ -53,12 +55,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class Options:
-    """What some metrics must be told. asr: Whisper, a size or a folder of CTranslate2; ecapa: folder with model.safetensors;
-    embedding: of the Fréchet distance."""
+    """What some metrics must be told, empty where nothing is said. asr: Whisper, a size or a folder of CTranslate2; ecapa: folder with
+    model.safetensors; embedding: of the Fréchet distance, "mel" if not said."""
 
     asr: str = ""
     ecapa: str = ""
-    embedding: str = "mel"
+    embedding: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Coded:
     """What a system made of one recording.
 
     wav (T,) at the original's rate, as long as that; bits: that it took; encoding, decoding: seconds of processor time;
-    codes (K, frames) or None: of systems with tokens; recode: samples (T,) at `rate` to codes (K, frames), for robustness.
+    codes (K, frames) or None: of systems with tokens; recode: samples (T,) at `rate` to codes (K, frames), for robustness; blocks: gives the
+    bits of the blocks of its .tok file, entropy-coded (with the model's prior, where it has one) and bit-packed.
     """
 
     sound: Sound
@@ -77,6 +80,7 @@ class Coded:
     sizes: tuple[int, ...] = ()
     frame_seconds: float = 0.0
     recode: Any = field(default=None, repr=False)
+    blocks: Any = field(default=None, repr=False)
 
 
 class Judge(Protocol):

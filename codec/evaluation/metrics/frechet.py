@@ -12,6 +12,7 @@ from codec.evaluation.metrics.signal import FLOOR, magnitudes, mel_filters
 from codec.evaluation.sound import Sound
 
 Embedding = Callable[[np.ndarray, int], np.ndarray]  # samples (T,) and rate to (n, d)
+MEL = "mel"
 RATE, WINDOW, BANDS, TOGETHER = 16_000, 512, 64, 12  # the last: frames, 8 ms apart
 
 
@@ -23,14 +24,15 @@ class Frechet:
     (T,) and their rate that gives (n, d).
     """
 
-    metrics = (Metric("fad", "Fréchet distance", "of the embedding", LOWER, "Kilgour et al. 2019", "MIT (this project)", level="set"),)
+    metrics = (Metric("fad", "Fréchet distance", "of the embedding", LOWER, "Kilgour et al. 2019", "MIT (this project)", level="set",
+                      option="embedding"),)
 
     @staticmethod
     def check(options: Options) -> None:
-        embedding(options.embedding)
+        embedding(options.embedding or MEL)
 
     def __init__(self, options: Options):
-        self._embed = embedding(options.embedding)
+        self._embed = embedding(options.embedding or MEL)
 
     def vectors(self, original: Sound, coded: Coded) -> np.ndarray:
         """(2, n, d) float32: of the original and of what was decoded."""
@@ -42,7 +44,7 @@ class Frechet:
 
 def embedding(name: str) -> Embedding:
     """Raises MetricError where there is no such function."""
-    if name == "mel":
+    if name == MEL:
         return mel
     module, _, function = name.partition(":")
     try:

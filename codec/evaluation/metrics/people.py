@@ -15,7 +15,7 @@ RATE = 16_000
 WEIGHTS = "model.safetensors"
 WHISPER = {
     "install": EXTRA, "modules": ("faster_whisper",), "licence": "MIT (faster-whisper; Whisper's weights)", "better": LOWER,
-    "weighted": True,
+    "weighted": True, "option": "asr",
 }
 
 
@@ -27,7 +27,7 @@ class Speaker:
 
     metrics = (
         Metric("speaker", "Speaker similarity", "cosine", HIGHER, "Desplanques et al. 2020 (ECAPA-TDNN)",
-               "Apache-2.0 (speechbrain; its weights)", "pip install speechbrain", ("speechbrain",)),
+               "Apache-2.0 (speechbrain; its weights)", "pip install speechbrain", ("speechbrain",), option="ecapa"),
     )
 
     @staticmethod

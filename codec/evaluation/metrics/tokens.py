@@ -13,6 +13,7 @@ from codec.evaluation.sound import Sound
 NOISE, GAIN = -40.0, -3.0  # dB: white noise against the signal, and change of the level
 SHIFTS = (0.25, 0.5)  # of a frame
 NO_TOKENS = "the system has no tokens"
+PRIOR = "prior"  # of the model, which entropy coding depends on
 OWN = {"licence": "MIT (this project)", "level": "codes"}
 
 
@@ -59,6 +60,26 @@ class Robustness:
         return {
             name: float(np.mean([kept(codes, coded.recode(each)) for each in signals])) for name, signals in changed.items() if signals
         }
+
+
+class EntropyCoding:
+    """What `codec encode --entropy` makes of the codes of one recording: its blocks with their checksums, without header and end of the
+    file. Each block is coded by the model's prior or bit-packed, whichever is shorter; without a prior nothing is saved."""
+
+    metrics = (
+        Metric("coded", "After entropy coding", "kbit/s", LOWER, "blocks of the .tok file", weighted=True, option=PRIOR, **OWN),
+        Metric("saved", "Saved by entropy coding", "% of the bits", HIGHER, "blocks of the .tok file, against bit-packed ones", weighted=True,
+               digits=1, option=PRIOR, **OWN),
+    )
+
+    def __init__(self, options: Options):
+        pass
+
+    def __call__(self, original: Sound, coded: Coded) -> dict[str, tuple[float, float]]:
+        if coded.blocks is None:
+            raise Unjudged(NO_TOKENS)
+        bits, packed = coded.blocks()
+        return {"coded": (bits / 1000 / original.seconds, original.seconds), "saved": (100 * (1 - bits / packed), float(packed))}
 
 
 class Usage:

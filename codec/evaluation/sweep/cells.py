@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ class Cell:
     file, stamp: the recording, and its size and time of change; system, key: name and version; setting, nominal: its name and
     bit/s; seconds: of the recording; bits: that it took; encoding, decoding: processor seconds; lag: seconds that the decoded
     waveform comes late, None where it does not show; values: metric -> [value, weight]; reasons: metric -> why it has no value;
-    faults: those of them for which a program or library failed, which the next run tries again;
+    faults: those of them for which a program or library failed, which the next run tries again; made: what values, reasons and parts
+    were made with, of the metrics that depend on an option (`metrics.made_with`);
     kept: metrics of all recordings together whose part of this one is on disk; error: why the cell could not be coded at all.
     """
 
@@ -45,6 +47,7 @@ class Cell:
     kept: list[str] = field(default_factory=list)
     error: str = ""
     faults: list[str] = field(default_factory=list)
+    made: dict[str, str] = field(default_factory=dict)
 
     @property
     def place(self) -> tuple[str, str, str, str, str]:
@@ -57,13 +60,22 @@ class Cell:
             if name in self.faults or name not in self.values and name not in self.reasons and name not in self.kept
         ]
 
+    def forget(self, made: Mapping[str, str]) -> None:
+        """Drop what was made with something else than `made` says."""
+        for name in [name for name, was in self.made.items() if made.get(name, was) != was]:
+            del self.made[name]
+            self.values.pop(name, None), self.reasons.pop(name, None)
+            self.kept, self.faults = ([each for each in names if each != name] for names in (self.kept, self.faults))
+
     def add(self, other: Cell) -> None:
         """What a later line tells."""
+        self.forget(other.made)
+        made = self.made | other.made
         values, reasons = self.values | other.values, self.reasons | other.reasons
         kept = sorted({*self.kept, *other.kept})
         faults = sorted({*self.faults, *other.faults} - {*values, *kept} - ({*other.reasons} - {*other.faults}))
         self.__dict__.update(other.__dict__)
-        self.values, self.kept, self.faults = values, kept, faults
+        self.values, self.kept, self.faults, self.made = values, kept, faults, made
         self.reasons = {name: why for name, why in reasons.items() if name not in values and name not in kept}
 
 

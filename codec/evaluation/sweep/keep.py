@@ -36,7 +36,7 @@ def vectors(out: str, cell: Cell, metric: str, both: np.ndarray) -> None:
 
 
 def vectors_path(out: str | Path, cell: Cell, metric: str) -> Path:
-    return Path(out) / VECTORS / f"{metric}-{_digest(*cell.place)}.npy"
+    return Path(out) / VECTORS / f"{metric}-{_digest(*cell.place, cell.made.get(metric, ''))}.npy"
 
 
 def read(path: Path) -> np.ndarray | None:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from codec.atomic import WriteError, put
 from codec.evaluation import metrics, systems
 from codec.evaluation.datasets import Item, recordings
 from codec.evaluation.metrics import Metric, MetricError, Options
-from codec.evaluation.metrics.tokens import Usage
+from codec.evaluation.metrics.tokens import PRIOR, Usage
 from codec.evaluation.sweep import cells as journal
 from codec.evaluation.sweep import keep, pool, report
 from codec.evaluation.sweep.cells import Cell
@@ -23,7 +23,7 @@ from codec.evaluation.sweep.worker import Plan, Task
 from codec.evaluation.systems import Setting, System
 
 SETTINGS = "settings.json"
-VERSION = 1
+VERSION = 2
 BITRATES = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 12.0)  # kbit/s
 OF_CODES = {metric.name for metric in Usage.metrics}  # which need no more than the codes
 Progress = Callable[[float, float, str], None]
@@ -97,7 +97,8 @@ def sweep(
 
     Raises ValueError (SweepError, MetricError, SystemsError, DatasetError) where there is nothing to measure.
     """
-    items = recordings(data, layout, limit)
+    items, out = recordings(data, layout, limit), Path(out)
+    options = _remembered(out, options)
     left: list[Left] = []
     notes: list[str] = []
     wanted = [metric for metric in metrics.resolve(metric_names) if _usable(metric, options, left)]
@@ -108,24 +109,28 @@ def sweep(
         raise SweepError(f"no system can be measured: {left[0].name}: {left[0].reason}" if left else
                          f"no system has a setting near {_list(bitrates)} kbit/s: {'; '.join(notes)}")
     old = report.read(compare) if compare else None
-    out = Path(out)
-    _open(out, {"version": VERSION, "rate": rate, "seconds": None if seconds == math.inf else seconds, **asdict(options)})
+    _open(out, {"version": VERSION, "rate": rate, "seconds": None if seconds == math.inf else seconds}, options)
+    if bare := [one.system.name for one in chosen if one.facts.get(PRIOR) == "" and any(metric.option == PRIOR for metric in wanted)]:
+        notes.append(f"nothing is saved by entropy coding, for want of a prior: {', '.join(bare)}")
     heard = [item.name for item in _spread(items, samples)]
     plan = Plan(str(out), tuple(one.system.source if hasattr(one.system, "source") else one.system.name for one in chosen), lyra,
                 options, rate, seconds, tuple(heard))
     names = [metric.name for metric in wanted if metric.name not in OF_CODES]
+    made = {one.system.name: {metric.name: metrics.made_with(metric, options, one.facts) for metric in wanted if metric.option} for one in chosen}
     table = _cells(items, chosen)
     known = journal.read(out)
     for cell in table:
         if cell.place in known and not known[cell.place].error:  # what failed is tried again: a disk was full, a file not to be read
             cell.add(known[cell.place])
+            cell.forget(made[cell.system])
     todo = [cell for cell in table if cell.lacks(names) or not cell.error and not cell.seconds]
     began = time.monotonic()
-    _measure(plan, items, chosen, table, todo, names, jobs or _cores(), progress)
+    _measure(plan, items, chosen, table, todo, names, made, jobs or _cores(), progress)
     known = journal.read(out)  # also what a process noted before it died
     for cell in table:
         if cell.error and cell.place in known and not known[cell.place].error:
             cell.add(known[cell.place])
+            cell.forget(made[cell.system])
     result = report.write(out, table, wanted, {
         "data": str(data), "files": len(items), "rate": rate, "seconds": None if seconds == math.inf else seconds,
         "bitrates": None if bitrates is None else list(bitrates), "took_seconds": round(time.monotonic() - began, 1),
@@ -168,23 +173,34 @@ def _choose(found: Sequence[System], bitrates: Sequence[float] | None, left: lis
     return chosen
 
 
-def _open(out: Path, settings: dict[str, Any]) -> None:
+def _remembered(out: Path, options: Options) -> Options:
+    """What is not said now is as it was said the last time."""
+    there = _settings(out).get("options") or {}
+    return Options(**{key: said or str(there.get(key, "")) for key, said in asdict(options).items()})
+
+
+def _settings(out: Path) -> dict[str, Any]:
+    """As the folder of results has them, {} without such a file, or with a torn one."""
+    try:
+        there = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return there if isinstance(there, dict) else {}
+
+
+def _open(out: Path, settings: dict[str, Any], options: Options) -> None:
     """The folder of results, made if it is not there. Raises SweepError when it holds results of other settings."""
     try:
         for folder in (out, out / journal.CELLS, out / keep.CODES, out / keep.SAMPLES, out / keep.VECTORS):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(str(out), error) from error
-    path = out / SETTINGS
-    if path.is_file():
-        try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            there = {}
-        changed = [key for key in settings if there.get(key) != settings[key]]
-        if changed:
-            raise SweepError(f"{out} holds results with another {' and '.join(changed)}: choose another --out")
-    else:
+    there, path = _settings(out), out / SETTINGS
+    changed = [key for key in settings if there.get(key) != settings[key]] if path.is_file() else []
+    if changed:
+        raise SweepError(f"{out} holds results with another {' and '.join(changed)}: choose another --out")
+    settings = settings | {"options": asdict(options)}
+    if there != settings:
         put(path, (json.dumps(settings, indent=1) + "\n").encode())
 
 
@@ -199,7 +215,7 @@ def _cells(items: Sequence[Item], chosen: Sequence[_Chosen]) -> list[Cell]:
 
 def _measure(
     plan: Plan, items: Sequence[Item], chosen: Sequence[_Chosen], table: Sequence[Cell], todo: Sequence[Cell], names: Sequence[str],
-    jobs: int, progress: Progress | None,
+    made: Mapping[str, Mapping[str, str]], jobs: int, progress: Progress | None,
 ) -> None:
     """Fill in the cells that lack something. Each recording is a task; where those are few, each of its systems."""
     if not todo:
@@ -211,9 +227,9 @@ def _measure(
     for cell in todo:
         number = numbers[cell.system]
         blank = Cell(*(getattr(cell, name) for name in ("file", "stamp", "system", "key", "setting", "nominal")))
-        work.setdefault((cell.file, number if apart else 0), []).append(
-            (number, settings[cell.system, cell.setting], blank, tuple(cell.lacks(list(names))))
-        )
+        wanted = tuple(cell.lacks(list(names)))
+        blank.made = {name: with_ for name, with_ in made[cell.system].items() if name in wanted}
+        work.setdefault((cell.file, number if apart else 0), []).append((number, settings[cell.system, cell.setting], blank, wanted))
     paths = {item.name: item for item in items}
     order = {item.name: number for number, item in enumerate(items)}
     tasks = [Task(paths[file], tuple(cells)) for (file, _), cells in sorted(work.items(), key=lambda one: (order[one[0][0]], one[0][1]))]

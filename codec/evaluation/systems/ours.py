@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from codec.evaluation.metrics.base import Coded
 from codec.evaluation.sound import Sound
 from codec.evaluation.systems.base import Clock, Setting, SystemsError, nearest
+
+if TYPE_CHECKING:
+    from codec.entropy import Prior
+    from codec.tokens import Tokens
 
 CONFIG = "config.json"
 LAST, BEST = "model", "best"  # folders that training writes
@@ -40,8 +46,21 @@ class Ours:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Of its codes: entries of each codebook, and seconds of a frame."""
-        return {"sizes": list(self.model.codebook_sizes), "frame_seconds": 1 / self.model.frame_rate}
+        """Of its codes: entries of each codebook, seconds of a frame, and what names its prior, empty without one."""
+        try:
+            prior = self.prior.id.hex() if self.prior else ""
+        except ValueError:
+            prior = "unreadable"
+        return {"sizes": list(self.model.codebook_sizes), "frame_seconds": 1 / self.model.frame_rate, "prior": prior}
+
+    @cached_property
+    def prior(self) -> Prior | None:
+        """For entropy coding. Raises ValueError for one that cannot be read."""
+        from codec import hub
+        from codec.entropy import FILE, Prior
+
+        path = hub.find(self.source) / FILE
+        return Prior.load(path) if path.is_file() else None
 
     def missing(self) -> str:
         return ""
@@ -64,7 +83,22 @@ class Ours:
             Sound(decoded, sound.rate), codes.shape[1] * model.quantizer.bits_per_frame(k), seconds, decoding.seconds,
             codes=codes[:k], sizes=tuple(model.codebook_sizes[:k]), frame_seconds=1 / model.frame_rate,
             recode=lambda wav: model.encode(wav, sound.rate, num_codebooks=k).codes[0].numpy(),
+            blocks=lambda: (_bits_of_blocks(tokens.truncate(k), self.prior), _bits_of_blocks(tokens.truncate(k), None)),
         )
+
+
+def _bits_of_blocks(tokens: Tokens, prior: Prior | None) -> int:
+    """Of a .tok file, without its header and end."""
+    from codec.container import TokWriter
+
+    file, spec = io.BytesIO(), tokens.spec
+    with TokWriter(file, spec, tokens.codes.shape[1], tokens.sample_rate, 1, prior) as writer:
+        before = file.tell()
+        writer.write(tokens.codes)
+        writer.flush()
+        size = file.tell() - before
+        writer.finish(tokens.num_samples[0])
+    return 8 * size
 
 
 def checkpoints(folder: Path, which: Sequence[str]) -> dict[str, str]:
