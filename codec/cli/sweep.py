@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", type=_names, default=None, metavar="A,B",
                         help="what to measure, or `all` (default: pesq-wb,stoi,estoi,si-sdr,mel,coded,saved); "
                         "`codec sweep . --metrics list` tells of each")
+    parser.add_argument("--tasks", type=_names, default=[], metavar="A,B",
+                        help="machines in place of ears: slots, speaker, keyword, sounds (probes trained on the recordings as decoded, and "
+                        "on tokens), asr (dwer); without --metrics nothing else is measured")
     parser.add_argument("--out", default="report", metavar="DIR", help="folder of the results (default: report)")
     parser.add_argument("--jobs", type=_positive, metavar="N", help="processes of one thread each (default: one a core)")
     parser.add_argument("--layout", default="", help="of DATA: esc50, musdb, vctk, daps, librispeech or folder (default: by its looks)")
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> int | None:
     with Progress() as progress:
         result = sweep(
             args.data, args.models, args.out, BITRATES if args.bitrates is None else args.bitrates or None,
-            args.metrics or metrics.DEFAULT, args.jobs, args.layout, args.limit, args.rate, args.seconds, max(0, args.samples), args.lyra,
+            [*(args.metrics or () if args.tasks else args.metrics or metrics.DEFAULT), *metrics.of_tasks(args.tasks)], args.jobs, args.layout, args.limit, args.rate, args.seconds, max(0, args.samples), args.lyra,
             metrics.Options(args.asr, args.ecapa, args.embedding), args.compare, progress.update,
         )
     if compared := result.report.get("compare"):

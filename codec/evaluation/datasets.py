@@ -22,12 +22,13 @@ class DatasetError(ValueError):
 @dataclass(frozen=True)
 class Item:
     """One recording. name: its path below the corpus, with `/`, the same on every machine; speaker and label where the layout
-    tells them."""
+    tells them; fold: which part of a cross-validation it is in, where the corpus has its own."""
 
     path: str
     name: str
     speaker: str = ""
     label: str = ""
+    fold: str = ""
 
 
 def recordings(source: str | Path, layout: str = "", limit: int | None = None) -> list[Item]:
@@ -84,11 +85,11 @@ def _daps(folder: Path) -> Iterator[Item]:
 def _esc50(folder: Path) -> Iterator[Item]:
     """audio/1-100032-A-0.wav with meta/esc50.csv, which tells the classes."""
     with open(folder / "meta" / "esc50.csv", newline="", encoding="utf-8") as file:
-        labels = {row["filename"]: row["category"] for row in csv.DictReader(file)}
+        labels = {row["filename"]: (row["category"], row.get("fold") or "") for row in csv.DictReader(file)}
     for item in _folder(folder):
         name = Path(item.name).name
         if name in labels:
-            yield Item(item.path, item.name, "", labels[name])
+            yield Item(item.path, item.name, "", *labels[name])
 
 
 def _musdb(folder: Path) -> Iterator[Item]:
@@ -139,14 +140,16 @@ def _listed(source: Path) -> list[Item]:
 
 
 def _manifest(source: Path) -> list[Item]:
-    from codec.training.listing import DataError, list_audio
+    from codec.training.listing import DataError, list_audio, rows_of
 
     try:
         entries = list_audio(source, split="eval")
     except DataError as error:
         raise DatasetError(str(error)) from None
+    told = {str(source.parent / row["path"]): [str(row.get(key) or "") for key in ("speaker", "label", "fold")]
+            for row in rows_of(source) if isinstance(row, dict) and "path" in row}
     return _unique([Item(entry.path, Path(entry.path).relative_to(source.parent).as_posix()
-                         if Path(entry.path).is_relative_to(source.parent) else entry.path) for entry in entries], source)
+                         if Path(entry.path).is_relative_to(source.parent) else entry.path, *told.get(entry.path, ())) for entry in entries], source)
 
 
 def _unique(items: Sequence[Item], source: Path) -> list[Item]:

@@ -55,12 +55,9 @@ def recordings(source: str | Path, split: str = "train") -> list[Recording]:
     for entry in entries:
         path = Path(entry.path)
         if path.parent not in labels:
-            labels[path.parent] = _labels(path.parent) or _labels(source if source.is_dir() else source.parent)
-        try:
-            digest = _digest(path)
-        except OSError as error:
-            raise ProbeError(f"{path} cannot be read ({error.strerror}): take it out of the data") from None
-        found.setdefault(digest, Recording(str(path), digest, speakers.get(entry.path, "") or _librispeech(path),
+            labels[path.parent] = slots_in(path.parent) or slots_in(source if source.is_dir() else source.parent)
+        digest = digest_of(path)
+        found.setdefault(digest, Recording(str(path), digest, speakers.get(entry.path, "") or speaker_of(path),
                                            labels[path.parent].get(path.stem)))
     return sorted(found.values(), key=lambda recording: recording.digest)
 
@@ -76,12 +73,13 @@ def _speakers(source: Path) -> dict[str, str]:
     return {str(manifest.parent / row["path"]): str(row.get("speaker") or "") for row in rows}
 
 
-def _librispeech(path: Path) -> str:
+def speaker_of(path: Path) -> str:
+    """By a name like LibriSpeech's, empty for others."""
     match = LIBRISPEECH.fullmatch(path.stem)
     return match[1] if match else ""
 
 
-def _labels(folder: Path) -> dict[str, dict[str, str]]:
+def slots_in(folder: Path) -> dict[str, dict[str, str]]:
     """File name without suffix -> {slot: value}; empty without a labels.json. Raises ProbeError for another layout."""
     path = folder / LABELS
     if not path.is_file():
@@ -95,9 +93,13 @@ def _labels(folder: Path) -> dict[str, dict[str, str]]:
         ) from None
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
+def digest_of(path: Path) -> str:
+    """sha256 of the bytes of a file. Raises ProbeError."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    except OSError as error:
+        raise ProbeError(f"{path} cannot be read ({error.strerror}): take it out of the data") from None
     return digest.hexdigest()

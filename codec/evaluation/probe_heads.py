@@ -49,19 +49,32 @@ def start_tables(vectors: Sequence[Tensor | None], sizes: Sequence[int], seed: i
     return [table / power.sqrt().clamp_min(1e-8) for table in tables]
 
 
+class Bands(nn.Module):
+    """Spectra (B, width, T) as they are, but for each band's mean and deviation (width,), and 0 where mask (B, T) is False."""
+
+    def __init__(self, mean: Tensor, deviation: Tensor):
+        super().__init__()
+        self.register_buffer("mean", mean[:, None])
+        self.register_buffer("deviation", deviation[:, None].clamp_min(1e-3))
+
+    def forward(self, spectra: Tensor, mask: Tensor) -> Tensor:
+        return (spectra - self.mean) / self.deviation * mask[:, None]
+
+
 class Classifier(nn.Module):
-    """Codes of whole recordings to logits, one set of classes for each question: convolutions down to about 12.5 frames a
+    """Frames of whole recordings to logits, one set of classes for each question: convolutions down to about 12.5 frames a
     second, a score of every class in every frame, and the best frame of each class. What is said once, anywhere, counts.
 
-    classes: how many for each question; frame_rate: of the codes.
+    front: makes vectors (B, width, T) of frames (B, K, T), `CodeVectors` or `Bands`; classes: how many for each question; frame_rate: of
+    the frames.
     """
 
-    def __init__(self, tables: Sequence[Tensor], classes: Sequence[int], frame_rate: float, dropout: float = 0.2):
+    def __init__(self, front: nn.Module, width: int, classes: Sequence[int], frame_rate: float, dropout: float = 0.2):
         super().__init__()
-        self.vectors, self.classes = CodeVectors(tables), list(classes)
+        self.vectors, self.classes = front, list(classes)
         halvings = min(3, max(0, round(math.log2(frame_rate / POOLED_RATE))))
         strides = [2] * halvings + [1] * (3 - halvings)
-        widths = [tables[0].shape[1], HIDDEN, HIDDEN, HIDDEN]
+        widths = [width, HIDDEN, HIDDEN, HIDDEN]
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Conv1d(a, b, 5, stride=s, padding=2), nn.BatchNorm1d(b), nn.ReLU(), nn.Dropout(dropout))
             for a, b, s in zip(widths, widths[1:], strides)
@@ -81,7 +94,7 @@ class Classifier(nn.Module):
 
 
 def classify(
-    tables: Sequence[Tensor],
+    front: Sequence[Tensor] | nn.Module,
     train: Sequence[Tensor],
     answers: np.ndarray,
     test: Sequence[Tensor],
@@ -94,13 +107,16 @@ def classify(
 ) -> np.ndarray:
     """Train a `Classifier` and let it answer.
 
-    train, test: codes (K, T) each; answers (N, S) int of `train`, -1 where a question has no answer; crop: train on so many
+    front: tables for `CodeVectors`, or a module in its place; train, test: codes or spectra (K, T) each; answers (N, S) int of `train`, -1 where a question has no answer; crop: train on so many
     frames at random places. Returns (M, S) int of `test`. The same arguments give the same answers on one machine.
     """
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = Classifier(tables, classes, frame_rate)
+        if isinstance(front, nn.Module):
+            head = Classifier(front, len(train[0]), classes, frame_rate)
+        else:
+            head = Classifier(CodeVectors(front), front[0].shape[1], classes, frame_rate)
 
         def losses() -> Iterator[Tensor]:
             for rows in draws(len(train), min(BATCH, len(train)), rng):

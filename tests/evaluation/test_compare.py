@@ -23,7 +23,7 @@ def sweep_of(tmp_path):
         cells = [Cell(f"{n}.wav", "", "x", "k", "k=1", 1000, seconds=1, bits=1000, values={metric: [float(value), float(weight)]})
                  for n, (value, weight) in enumerate(zip(values, weights))]
         settings = {"data": "d", "files": len(cells), "rate": None, "seconds": None}
-        report.write(tmp_path / name, cells, metrics.resolve([metric]), settings, [], [], {}, [], old)
+        report.write(tmp_path / name, cells, metrics.resolve([metric]), settings, [], [], {}, [], [], old)
         return report.read(tmp_path / name)
 
     return write

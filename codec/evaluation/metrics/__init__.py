@@ -17,13 +17,15 @@ from codec.evaluation.metrics.people import Speaker, Words
 from codec.evaluation.metrics.pitch import Pitch
 from codec.evaluation.metrics.signal import SiSdr, Spectra
 from codec.evaluation.metrics.speech import Estoi, NarrowPesq, Stoi, WidePesq
+from codec.evaluation.metrics.tasks import HEARD, TASKS, Heard, Told  # noqa: F401
 from codec.evaluation.metrics.tokens import PRIOR, EntropyCoding, Repetition, Robustness, Usage
 
 JUDGES: tuple[type[Judge], ...] = (
     WidePesq, NarrowPesq, Stoi, Estoi, SiSdr, Spectra, Pitch, Visqol, DistillMos, DnsMos, PlcMos, Speaker, Words, Frechet, Repetition, Robustness,
-    EntropyCoding, Usage,
+    EntropyCoding, Usage, Told, Heard,
 )
-METRICS: dict[str, Metric] = {metric.name: metric for judge in JUDGES for metric in judge.metrics}
+METRICS: dict[str, Metric] = {metric.name: metric for judge in JUDGES for metric in judge.metrics if metric.level != "kept"}
+ALL = tuple(metric.name for metric in METRICS.values() if metric.level != "task")  # tasks need labels
 DEFAULT = ("pesq-wb", "stoi", "estoi", "si-sdr", "mel", "coded", "saved")
 SHORT = {
     "pesq": ("pesq-wb",), "f0": ("f0-error", "voicing-error"), "robustness": ("robust-noise", "robust-shift", "robust-gain"),
@@ -34,7 +36,7 @@ def resolve(names: Iterable[str]) -> list[Metric]:
     """Metrics by their names, or those that a short name stands for (`pesq`, `all`), each once. Raises MetricError."""
     found: dict[str, Metric] = {}
     for name in names:
-        chosen = tuple(METRICS) if name == "all" else SHORT.get(name, (name,))
+        chosen = ALL if name == "all" else SHORT.get(name, (name,))
         for each in chosen:
             if each not in METRICS:
                 raise MetricError(f"there is no metric {name!r}: there are {', '.join(METRICS)}, or all")
@@ -42,6 +44,14 @@ def resolve(names: Iterable[str]) -> list[Metric]:
     if not found:
         raise MetricError(f"no metric is named: there are {', '.join(METRICS)}, or all")
     return list(found.values())
+
+
+def of_tasks(tasks: Iterable[str]) -> list[str]:
+    """Names of the metrics of tasks: what a machine makes of the audio, and of the tokens. Raises MetricError."""
+    tasks = list(tasks)
+    if unknown := [task for task in tasks if task not in TASKS]:
+        raise MetricError(f"there is no task {unknown[0]!r}: there are {', '.join(TASKS)}")
+    return list(dict.fromkeys(name for task in tasks for name in TASKS[task]))
 
 
 def judges(wanted: Iterable[str], options: Options) -> list[Judge]:

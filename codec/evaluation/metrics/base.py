@@ -31,7 +31,7 @@ class Metric:
     name: in `--metrics` and tables; title: for people; unit: of the values; better: "higher" or "lower"; source: where it
     is defined; licence: of the program that computes it; install: the command that brings that; modules: what the command
     brings; level: "pair" compares original and decoded speech, "alone" hears the decoded speech only, "codes" is of the codes
-    of one recording, "set" of all recordings of a cell together; weighted: a mean over recordings counts each by its weight; option: the
+    of one recording, "set" of all recordings of a cell together, "task" is of probes that are trained on them; weighted: a mean over recordings counts each by its weight; option: the
     one of `Options` without which values are not the same.
     """
 

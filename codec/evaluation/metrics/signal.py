@@ -76,9 +76,9 @@ def distance(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.abs(logs[0] - logs[1]).mean() + np.abs(first - second).mean())
 
 
-def magnitudes(wav: np.ndarray, window: int) -> np.ndarray:
-    """Samples (T,) to (frames, window // 2 + 1): frames centred on every window / 4 samples, the signal mirrored at its ends."""
-    half, hop = window // 2, window // 4
+def magnitudes(wav: np.ndarray, window: int, hop: int = 0) -> np.ndarray:
+    """Samples (T,) to (frames, window // 2 + 1): frames centred on every `hop` (window / 4) samples, the signal mirrored at its ends."""
+    half, hop = window // 2, hop or window // 4
     padded = np.pad(wav, half, mode="reflect" if len(wav) > half else "constant")
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)

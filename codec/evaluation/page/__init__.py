@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from codec.evaluation.page import clips, curves
-from codec.evaluation.page.curves import Point, mark
+from codec.evaluation.page import clips, curves, machines, runs
+from codec.evaluation.page.curves import heading, mark
 from codec.evaluation.sweep.summary import Group
 
 VERDICTS = {"better": '<span class="good">better</span>', "worse": '<span class="bad">worse</span>'}
@@ -20,6 +20,8 @@ def build(out: Path, content: Mapping[str, Any], groups: Sequence[Group], heard:
     names = list(dict.fromkeys(group.system for group in groups))
     sections = [
         ("curves", "Quality against bitrate", _curves(content, names)),
+        ("steps", "Quality against steps of training", runs.section(content, names)),
+        ("tasks", "Machines in place of ears", machines.section(content, names)),
         ("compare", "What moved", _compare(content)),
         ("table", "All figures", _table(content, names)),
         ("listen", "Listen", clips.section(out, groups, heard, names)),
@@ -57,15 +59,8 @@ def _head(content: Mapping[str, Any]) -> str:
 def _curves(content: Mapping[str, Any], names: Sequence[str]) -> str:
     charts = []
     for metric, facts in content["metrics"].items():
-        series: dict[int, list[Point]] = {}
-        for cell in content["cells"]:
-            if metric in cell["metrics"]:
-                one = cell["metrics"][metric]
-                point = Point(cell["bitrate"] / 1000, one["mean"], one["low"], one["high"], one["n"], cell["setting"])
-                series.setdefault(names.index(cell["model"]), []).append(point)
-        if series:
-            title = f'<h3>{escape(facts["title"])} <span class="unit">{escape(facts["unit"])}, {facts["better"]} is better</span></h3>'
-            charts.append(f'<div class="card">{title}{curves.chart(series, names, facts["title"], facts["digits"])}</div>')
+        if facts["level"] != "task" and (series := curves.series(content, metric, names)):
+            charts.append(f'<div class="card">{heading(facts)}{curves.chart(series, names, facts["title"], facts["digits"])}</div>')
     if not charts:
         return ""
     legend = "".join(
@@ -132,6 +127,7 @@ def _codes(content: Mapping[str, Any], names: Sequence[str]) -> str:
                 f'<i class="thin"><b style="width:{used:.1f}%"></b></i></span><span>{book["entropy"]:.2f} of {book["bits"]:.4g} bit, {used:.0f} % used</span>'
             )
         rate = sum(book["entropy"] for book in one["codebooks"]) / one["frame_seconds"] / 1000 if one["frame_seconds"] else 0
+        rows.append(_coded(content, one["model"]))
         cards.append(
             f'<div class="card s{number % 8}"><h3>{mark(number)} {escape(one["model"])} '
             f'<span class="unit">{one["frames"]} frames, {rate:.2f} kbit/s by entropy</span></h3><div class="books">{"".join(rows)}</div></div>'
@@ -142,6 +138,15 @@ def _codes(content: Mapping[str, Any], names: Sequence[str]) -> str:
         '<p class="soft">For each codebook the entropy of its codes over all recordings (thick) and the share of its entries that occur (thin). '
         f'Both come out too low for few frames.</p><div class="cards">{"".join(cards)}</div>'
     )
+
+
+def _coded(content: Mapping[str, Any], model: str) -> str:
+    """What entropy coding makes of the codes at each setting."""
+    found = [cell for cell in content["cells"] if cell["model"] == model and {"coded", "saved"} <= cell["metrics"].keys()]
+    words = [
+        f"{cell['setting']} {cell['metrics']['coded']['mean']:.2f} ({cell['metrics']['saved']['mean']:.1f} % saved)" for cell in found
+    ]
+    return f'<span class="soft all">kbit/s after entropy coding: {escape(", ".join(words))}</span>' if found else ""
 
 
 def _compare(content: Mapping[str, Any]) -> str:

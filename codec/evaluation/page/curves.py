@@ -1,4 +1,4 @@
-"""Rate-quality curves as SVG."""
+"""Curves of quality against bitrate, or against the steps of training, as SVG."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
+RATE = "kbit/s"
 WIDTH, HEIGHT = 380, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 34
 
 
 @dataclass(frozen=True)
 class Point:
-    """rate: kbit/s; low, high: None for a single recording."""
+    """rate: kbit/s, or steps; low, high: None for a single recording."""
 
     rate: float
     mean: float
@@ -23,26 +25,50 @@ class Point:
     setting: str
 
 
-def chart(series: Mapping[int, Sequence[Point]], names: Sequence[str], title: str, digits: int) -> str:
-    """One chart. series: number of the system (its colour) -> points."""
+def series(content: Mapping[str, Any], metric: str, names: Sequence[str]) -> dict[int, list[Point]]:
+    """Of one metric, against the bitrate: number of the system -> points."""
+    found: dict[int, list[Point]] = {}
+    for cell in content["cells"]:
+        if metric in cell["metrics"]:
+            found.setdefault(names.index(cell["model"]), []).append(point(cell, metric, cell["bitrate"] / 1000))
+    return found
+
+
+def point(cell: Mapping[str, Any], metric: str, place: float) -> Point:
+    one = cell["metrics"][metric]
+    return Point(place, one["mean"], one["low"], one["high"], one["n"], cell["setting"])
+
+
+def heading(facts: Mapping[str, Any]) -> str:
+    return f'<h3>{escape(facts["title"])} <span class="unit">{escape(facts["unit"])}, {facts["better"]} is better</span></h3>'
+
+
+def chart(
+    series: Mapping[int, Sequence[Point]], names: Sequence[str], title: str, digits: int, lines: Mapping[str, float] = {}, unit: str = RATE,
+) -> str:
+    """One chart. series: number of the system (its colour) -> points; lines: across, with their words; unit: RATE, on a logarithmic axis,
+    or another, on a linear one."""
     points = [point for each in series.values() for point in each]
-    ends = [end for point in points for end in (point.low, point.high, point.mean) if end is not None]
+    ends = [end for point in points for end in (point.low, point.high, point.mean) if end is not None] + list(lines.values())
     rates = [point.rate for point in points]
-    x = _log_axis(min(rates), max(rates))
+    x = _log_axis(min(rates), max(rates)) if unit == RATE else _linear_axis(min(rates), max(rates))
     ticks = nice(min(ends), max(ends))
     low, high = min(ticks[0], *ends), max(ticks[-1], *ends)
 
     def y(value: float) -> float:
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} against bitrate">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} against {"bitrate" if unit == RATE else unit}">']
     for tick in ticks:
         parts.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y(tick) + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in _rate_ticks(min(rates), max(rates)):
+    for tick in _rate_ticks(min(rates), max(rates)) if unit == RATE else _inside(min(rates), max(rates)):
         parts.append(f'<path class="grid" d="M{x(tick):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">kbit/s</text>')
+    parts.append(f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{unit}</text>')
+    for words, value in lines.items():
+        parts.append(f'<path class="across" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{y(value) - 3.5:.1f}" text-anchor="end">{escape(words)}</text>')
     for number, each in series.items():
         each = sorted(each, key=lambda point: point.rate)
         parts.append(f'<g class="s s{number % 8}" data-s="{number}">')
@@ -56,15 +82,16 @@ def chart(series: Mapping[int, Sequence[Point]], names: Sequence[str], title: st
         line = " ".join(f"{x(point.rate):.1f},{y(point.mean):.1f}" for point in each)
         parts.append(f'<polyline class="line" points="{line}"/>')
         for point in each:
-            words = escape(_words(point, names[number], digits))
+            words = escape(_words(point, names[number], digits, unit))
             parts.append(f"{_mark(number, x(point.rate), y(point.mean))}<title>{words}</title></path>")
         parts.append("</g>")
     return "".join([*parts, "</svg>"])
 
 
-def _words(point: Point, name: str, digits: int) -> str:
+def _words(point: Point, name: str, digits: int, unit: str) -> str:
     interval = "" if point.low is None else f" [{point.low:.{digits}f}, {point.high:.{digits}f}]"
-    return f"{name} {point.setting}: {point.rate:.2f} kbit/s, {point.mean:.{digits}f}{interval}, {point.count} recordings"
+    place = f"{point.rate:.2f}" if unit == RATE else f"{point.rate:g}"
+    return f"{name} {point.setting}: {place} {unit}, {point.mean:.{digits}f}{interval}, {point.count} recordings"
 
 
 SHAPES = (
@@ -92,6 +119,16 @@ def _log_axis(low: float, high: float):
     first, last = math.log(low), math.log(high)
     pad = 0.06 * (last - first)
     return lambda rate: LEFT + (math.log(rate) - first + pad) / (last - first + 2 * pad) * (WIDTH - LEFT - RIGHT)
+
+
+def _linear_axis(low: float, high: float):
+    span = high - low or 1.0
+    return lambda place: LEFT + ((place - low) / span * 0.88 + 0.06) * (WIDTH - LEFT - RIGHT)
+
+
+def _inside(low: float, high: float) -> list[float]:
+    """Round numbers between both."""
+    return [tick for tick in nice(low, high) if low <= tick <= high] or [low]
 
 
 def _rate_ticks(low: float, high: float) -> list[float]:

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 
 from codec.evaluation.sweep.cells import Cell
+from codec.evaluation.sweep.tasks import Probing
 from codec.evaluation.sweep.worker import Plan, Task, Worker, serve
 
 
 @dataclass
 class _Running:
     process: multiprocessing.Process
-    task: Task | None = None
+    task: Task | Probing | None = None
     done: int = 0  # cells of the task
 
 
-def measure(plan: Plan, tasks: Sequence[Task], jobs: int, measured: Callable[[Cell], None]) -> None:
+def measure(plan: Plan, tasks: Sequence[Task | Probing], jobs: int, measured: Callable[[Cell], None]) -> None:
     """Measure all cells, in `jobs` processes of one thread each; in this one where one is enough."""
     if jobs == 1:
         worker = Worker(plan)

@@ -17,6 +17,7 @@ from codec.evaluation.metrics import Metric, frechet
 from codec.evaluation.sweep import codes, compare, keep, summary, tables
 from codec.evaluation.sweep.cells import Cell
 from codec.evaluation.sweep.summary import Group
+from codec.evaluation.sweep.tasks import Reference
 
 VERSION = 1
 NAME, PAGE = "report.json", "report.html"
@@ -28,7 +29,7 @@ class ReportError(ValueError):
 
 def write(
     out: Path, table: Sequence[Cell], wanted: Sequence[Metric], settings: dict[str, Any], left_out: list[dict[str, str]],
-    notes: list[str], models: dict[str, dict[str, Any]], heard: Sequence[str], old: dict[str, Any] | None,
+    notes: list[str], models: dict[str, dict[str, Any]], heard: Sequence[str], references: Sequence[Reference], old: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Write all of them; gives what is in report.json."""
     names = [metric.name for metric in wanted]
@@ -40,13 +41,19 @@ def write(
         "cells": summary.rows(groups, names, resamples), "failures": summary.failures(groups, names), "left_out": left_out,
         "notes": notes, "codes": codes.usage(out, groups, models),
     }
+    for row in content["cells"]:
+        row |= {key: models.get(row["model"], {})[key] for key in ("run", "step") if key in models.get(row["model"], {})}
+    content["tasks"] = [
+        {"metric": one.metric, "note": one.note, "chance": round(one.chance, 6), "original": summary.rounded(resamples.estimate(one.original))
+         if one.original else None} for one in references
+    ]
     together = _together(out, groups, names, content["codes"])
     for row in content["cells"]:
         for name, value in together.get((row["model"], row["setting"]), {}).items():
             row["metrics"][name] = {"mean": round(value, 6), "low": None, "high": None, "n": row["files"]}
     if old is not None:
         content["compare"] = compare.against(old, groups, content, resamples)
-    remedy = tables.write(out, list(tables.long(groups, names, together)))
+    remedy = tables.write(out, [*tables.long(groups, names, together), *tables.references(references)])
     if remedy:
         notes.append(f"results.parquet is left out: {remedy}")
     put(out / NAME, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -11,44 +10,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from codec.atomic import WriteError, put
 from codec.evaluation import metrics, systems
 from codec.evaluation.datasets import Item, recordings
-from codec.evaluation.metrics import Metric, MetricError, Options
+from codec.evaluation.metrics import Options
+from codec.evaluation.metrics.tasks import AUDIO, HEARD
 from codec.evaluation.metrics.tokens import PRIOR, Usage
 from codec.evaluation.sweep import cells as journal
-from codec.evaluation.sweep import keep, pool, report
+from codec.evaluation.sweep import folder, pool, report, tasks
 from codec.evaluation.sweep.cells import Cell
+from codec.evaluation.sweep.choose import Chosen, Left, choose, in_words, usable
+from codec.evaluation.sweep.folder import SweepError
+from codec.evaluation.sweep.labelled import Labelled
 from codec.evaluation.sweep.worker import Plan, Task
-from codec.evaluation.systems import Setting, System
+from codec.evaluation.systems import ORIGINAL, Original
 
-SETTINGS = "settings.json"
-VERSION = 2
 BITRATES = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 12.0)  # kbit/s
 OF_CODES = {metric.name for metric in Usage.metrics}  # which need no more than the codes
 Progress = Callable[[float, float, str], None]
-
-
-class SweepError(ValueError):
-    """A sweep that cannot be made; one line that says why and how to mend it."""
-
-
-@dataclass
-class Left:
-    """A system or metric that is left out, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclass
-class _Chosen:
-    """A system with the settings that are measured. facts: of its codes, empty where it has none."""
-
-    system: System
-    key: str
-    settings: list[Setting]
-    facts: dict[str, Any]
 
 
 @dataclass
@@ -98,113 +76,56 @@ def sweep(
     Raises ValueError (SweepError, MetricError, SystemsError, DatasetError) where there is nothing to measure.
     """
     items, out = recordings(data, layout, limit), Path(out)
-    options = _remembered(out, options)
+    options = folder.remembered(out, options)
     left: list[Left] = []
     notes: list[str] = []
-    wanted = [metric for metric in metrics.resolve(metric_names) if _usable(metric, options, left)]
-    chosen = _choose(systems.build(models, lyra), bitrates, left, notes)
+    wanted = [metric for metric in metrics.resolve(metric_names) if usable(metric, options, left)]
+    chosen = choose(systems.build(models, lyra), bitrates, left, notes)
+    asked = tasks.asked(wanted, items, left)
+    wanted = [metric for metric in wanted if metric.level != "task" or metric.name in asked]
     if not wanted:
         raise SweepError(f"no metric can be measured: {left[0].name}: {left[0].reason}")
     if not chosen:
         raise SweepError(f"no system can be measured: {left[0].name}: {left[0].reason}" if left else
-                         f"no system has a setting near {_list(bitrates)} kbit/s: {'; '.join(notes)}")
+                         f"no system has a setting near {in_words(bitrates)} kbit/s: {'; '.join(notes)}")
     old = report.read(compare) if compare else None
-    _open(out, {"version": VERSION, "rate": rate, "seconds": None if seconds == math.inf else seconds}, options)
+    folder.ready(out, {"rate": rate, "seconds": None if seconds == math.inf else seconds}, options)
     if bare := [one.system.name for one in chosen if one.facts.get(PRIOR) == "" and any(metric.option == PRIOR for metric in wanted)]:
         notes.append(f"nothing is saved by entropy coding, for want of a prior: {', '.join(bare)}")
     heard = [item.name for item in _spread(items, samples)]
-    plan = Plan(str(out), tuple(one.system.source if hasattr(one.system, "source") else one.system.name for one in chosen), lyra,
-                options, rate, seconds, tuple(heard))
-    names = [metric.name for metric in wanted if metric.name not in OF_CODES]
-    made = {one.system.name: {metric.name: metrics.made_with(metric, options, one.facts) for metric in wanted if metric.option} for one in chosen}
-    table = _cells(items, chosen)
+    names = [metric.name for metric in wanted if metric.name not in OF_CODES and metric.level != "task"]
+    of_audio = any(name.endswith(AUDIO) for name in asked)
+    wants = {one.system.name: [*names, HEARD] if of_audio else names for one in chosen}
+    originals = [Chosen.of(Original())] if of_audio and ORIGINAL not in wants else []  # which the probes of audio are held against
+    wants |= {one.system.name: [HEARD] for one in originals}
+    every = chosen + originals
+    plan = Plan(str(out), tuple(getattr(one.system, "source", one.system.name) for one in every), lyra, options, rate, seconds, tuple(heard))
+    made = {one.system.name: {metric.name: metrics.made_with(metric, options, one.facts) for metric in wanted if metric.option} for one in every}
+    table = _cells(items, every)
     known = journal.read(out)
     for cell in table:
         if cell.place in known and not known[cell.place].error:  # what failed is tried again: a disk was full, a file not to be read
             cell.add(known[cell.place])
             cell.forget(made[cell.system])
-    todo = [cell for cell in table if cell.lacks(names) or not cell.error and not cell.seconds]
-    began = time.monotonic()
-    _measure(plan, items, chosen, table, todo, names, made, jobs or _cores(), progress)
+    todo = [cell for cell in table if cell.lacks(wants[cell.system]) or not cell.error and not cell.seconds]
+    began, jobs = time.monotonic(), jobs or _cores()
+    _measure(plan, items, every, table, todo, wants, made, jobs, progress)
     known = journal.read(out)  # also what a process noted before it died
     for cell in table:
         if cell.error and cell.place in known and not known[cell.place].error:
             cell.add(known[cell.place])
             cell.forget(made[cell.system])
+    number, references = len(table), _ask(plan, asked, every, table, jobs, notes, progress)
+    table = [cell for cell in table if cell.system not in {one.system.name for one in originals}]
     result = report.write(out, table, wanted, {
         "data": str(data), "files": len(items), "rate": rate, "seconds": None if seconds == math.inf else seconds,
         "bitrates": None if bitrates is None else list(bitrates), "took_seconds": round(time.monotonic() - began, 1),
         "measured_now": len(todo),
-    }, [asdict(one) for one in left], notes, {one.system.name: one.facts for one in chosen if one.facts}, heard, old)
-    return Result(out, result, len(table), len(todo), left, notes)
+    }, [asdict(one) for one in left], notes, {one.system.name: one.facts for one in chosen if one.facts}, heard, references, old)
+    return Result(out, result, number, len(todo), left, notes)
 
 
-def _usable(metric: Metric, options: Options, left: list[Left]) -> bool:
-    remedy = metric.missing()
-    if not remedy:
-        try:
-            metrics.check(metric.name, options)
-        except MetricError as error:
-            remedy = str(error)
-    if remedy:
-        left.append(Left(metric.name, remedy))
-    return not remedy
-
-
-def _choose(found: Sequence[System], bitrates: Sequence[float] | None, left: list[Left], notes: list[str]) -> list[_Chosen]:
-    """The systems that are there, with their settings; the others are noted."""
-    chosen = []
-    wanted = None if bitrates is None else [1000 * rate for rate in bitrates]
-    for system in found:
-        try:
-            if remedy := system.missing():
-                left.append(Left(system.name, remedy))
-                continue
-            key, near = system.key, system.settings(wanted)
-        except (ValueError, RuntimeError, OSError) as error:  # no such model, a program that does not start
-            left.append(Left(system.name, " ".join(str(error).split())))
-            continue
-        if near:
-            chosen.append(_Chosen(system, key, near, getattr(system, "facts", {})))
-        else:
-            every = system.settings(None)
-            notes.append(f"{system.name} has {every[0].bitrate / 1000:g} to {every[-1].bitrate / 1000:g} kbit/s, "
-                         f"nothing near {_list(bitrates)}")
-    return chosen
-
-
-def _remembered(out: Path, options: Options) -> Options:
-    """What is not said now is as it was said the last time."""
-    there = _settings(out).get("options") or {}
-    return Options(**{key: said or str(there.get(key, "")) for key, said in asdict(options).items()})
-
-
-def _settings(out: Path) -> dict[str, Any]:
-    """As the folder of results has them, {} without such a file, or with a torn one."""
-    try:
-        there = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return there if isinstance(there, dict) else {}
-
-
-def _open(out: Path, settings: dict[str, Any], options: Options) -> None:
-    """The folder of results, made if it is not there. Raises SweepError when it holds results of other settings."""
-    try:
-        for folder in (out, out / journal.CELLS, out / keep.CODES, out / keep.SAMPLES, out / keep.VECTORS):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(str(out), error) from error
-    there, path = _settings(out), out / SETTINGS
-    changed = [key for key in settings if there.get(key) != settings[key]] if path.is_file() else []
-    if changed:
-        raise SweepError(f"{out} holds results with another {' and '.join(changed)}: choose another --out")
-    settings = settings | {"options": asdict(options)}
-    if there != settings:
-        put(path, (json.dumps(settings, indent=1) + "\n").encode())
-
-
-def _cells(items: Sequence[Item], chosen: Sequence[_Chosen]) -> list[Cell]:
+def _cells(items: Sequence[Item], chosen: Sequence[Chosen]) -> list[Cell]:
     """All cells, system by system."""
     stamps = {item.name: journal.stamp(item.path) for item in items}
     return [
@@ -214,8 +135,8 @@ def _cells(items: Sequence[Item], chosen: Sequence[_Chosen]) -> list[Cell]:
 
 
 def _measure(
-    plan: Plan, items: Sequence[Item], chosen: Sequence[_Chosen], table: Sequence[Cell], todo: Sequence[Cell], names: Sequence[str],
-    made: Mapping[str, Mapping[str, str]], jobs: int, progress: Progress | None,
+    plan: Plan, items: Sequence[Item], chosen: Sequence[Chosen], table: Sequence[Cell], todo: Sequence[Cell],
+    wants: Mapping[str, list[str]], made: Mapping[str, Mapping[str, str]], jobs: int, progress: Progress | None,
 ) -> None:
     """Fill in the cells that lack something. Each recording is a task; where those are few, each of its systems."""
     if not todo:
@@ -227,7 +148,7 @@ def _measure(
     for cell in todo:
         number = numbers[cell.system]
         blank = Cell(*(getattr(cell, name) for name in ("file", "stamp", "system", "key", "setting", "nominal")))
-        wanted = tuple(cell.lacks(list(names)))
+        wanted = tuple(cell.lacks(wants[cell.system]))
         blank.made = {name: with_ for name, with_ in made[cell.system].items() if name in wanted}
         work.setdefault((cell.file, number if apart else 0), []).append((number, settings[cell.system, cell.setting], blank, wanted))
     paths = {item.name: item for item in items}
@@ -248,6 +169,35 @@ def _measure(
     pool.measure(plan, tasks, min(jobs, len(tasks)), measured)
 
 
+def _ask(
+    plan: Plan, asked: Mapping[str, Labelled], every: Sequence[Chosen], table: Sequence[Cell], jobs: int, notes: list[str],
+    progress: Progress | None,
+) -> list[tasks.Reference]:
+    """Train the probes that have no answers yet, and bring all answers into the table."""
+    by_setting: dict[tuple[str, str], list[Cell]] = {}
+    for cell in table:
+        by_setting.setdefault((cell.system, cell.setting), []).append(cell)
+    probings = [
+        tasks.probing(metric, labelled, by_setting[one.system.name, setting.name], number, setting)
+        for metric, labelled in asked.items() for number, one in enumerate(every) for setting in one.settings
+        if (one.facts or metric.endswith(AUDIO)) and not (one.system.name == ORIGINAL and not metric.endswith(AUDIO))
+    ]
+    todo = [one for one in probings if tasks.answers(one.path(plan.out)) is None]
+    done = 0
+
+    def measured(cell: Cell) -> None:
+        nonlocal done
+        done += 1
+        if cell.error:
+            notes.append(f"{cell.file.removeprefix(tasks.ALL)} of {cell.system} {cell.setting}: {cell.error}")
+        if progress is not None:
+            progress(done, len(todo), f"{done}/{len(todo)} probes: {cell.file.removeprefix(tasks.ALL)} of {cell.system} {cell.setting}")
+
+    if todo:
+        pool.measure(plan, todo, min(jobs, len(todo)), measured)
+    return tasks.told(plan.out, probings, table)
+
+
 def _spread(items: Sequence[Item], number: int) -> list[Item]:
     return [items[k * len(items) // number] for k in range(min(number, len(items)))] if number else []
 
@@ -258,7 +208,3 @@ def _cores() -> int:
 
 def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-
-
-def _list(rates: Sequence[float] | None) -> str:
-    return ", ".join(f"{rate:g}" for rate in rates or ())

@@ -106,7 +106,7 @@ def rows(groups: Sequence[Group], names: Sequence[str], resamples: Resamples) ->
         }
         for name in names:
             if pairs := pairs_of(group, name):
-                row["metrics"][name] = {key: _rounded(value) for key, value in resamples.estimate(pairs).items()}
+                row["metrics"][name] = rounded(resamples.estimate(pairs))
         found.append(row)
     return found
 
@@ -138,5 +138,5 @@ def _speed(seconds: float, taken: float) -> float | None:
     return round(seconds / taken, 2) if taken > 0 else None
 
 
-def _rounded(value: float | int | None) -> float | int | None:
-    return round(value, 6) if isinstance(value, float) else value
+def rounded(one: Mapping[str, float | int | None]) -> dict[str, float | int | None]:
+    return {key: round(value, 6) if isinstance(value, float) else value for key, value in one.items()}

@@ -9,7 +9,10 @@ from pathlib import Path
 
 from codec.atomic import put
 from codec.evaluation.metrics import METRICS
+from codec.evaluation.metrics.tasks import RATE
 from codec.evaluation.sweep.summary import Group
+from codec.evaluation.sweep.tasks import Reference
+from codec.evaluation.systems.original import BITS, ORIGINAL
 
 COLUMNS = ("file", "model", "bitrate", "metric", "value")
 ALL = "*"  # the file of figures that are of all recordings together
@@ -37,6 +40,15 @@ def long(groups: Sequence[Group], names: Sequence[str], together: dict[tuple[str
                         yield file, group.system, rate, f"{name}:weight", weight
         for name, value in together.get((group.system, group.setting), {}).items():
             yield ALL, group.system, rate, name, value
+
+
+def references(found: Sequence[Reference]) -> Iterator[tuple]:
+    """Rows of tasks for the recordings themselves, as the model `original`, and for who hears nothing, as `chance`."""
+    for one in found:
+        for file, (value, weight) in one.original.items():
+            yield file, ORIGINAL, BITS * RATE, one.metric, value
+            yield file, ORIGINAL, BITS * RATE, f"{one.metric}:weight", weight
+        yield ALL, "chance", 0.0, one.metric, one.chance
 
 
 def write(out: Path, rows: Sequence[tuple]) -> str:

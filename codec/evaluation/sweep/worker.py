@@ -14,6 +14,7 @@ from codec.evaluation.metrics import Coded, Options, Unjudged
 from codec.evaluation.sound import AudioError, Sound, lag, load
 from codec.evaluation.sweep import keep
 from codec.evaluation.sweep.cells import Cell, Journal
+from codec.evaluation.sweep.tasks import Probing, probe
 from codec.evaluation.systems import Setting, System
 
 
@@ -49,8 +50,11 @@ class Worker:
         self._broken: dict[str, str] = {}
         self._last: tuple[str, Sound] | None = None
 
-    def work(self, task: Task) -> Iterator[Cell]:
-        """Measure the cells of a task, one by one; each is in the journal when it is given."""
+    def work(self, task: Task | Probing) -> Iterator[Cell]:
+        """Measure the cells of a task, one by one; each is in the journal when it is given. Of probes the answers are on disk."""
+        if isinstance(task, Probing):
+            yield self._probe(task)
+            return
         try:
             sound = self._sound(task.item)
         except (AudioError, ValueError, RuntimeError, OSError) as error:
@@ -63,6 +67,14 @@ class Worker:
             self.measure(sound, self.systems[number], setting, cell, wanted)
             self.journal.write(cell)
             yield cell
+
+    def _probe(self, task: Probing) -> Cell:
+        cell = task.cells[0][2]
+        try:
+            probe(task, self.plan.out, self.systems[task.number])
+        except Exception as error:  # of libraries of others: the sweep goes on
+            cell.error = _line(error)
+        return cell
 
     def measure(self, sound: Sound, system: System, setting: Setting, cell: Cell, wanted: tuple[str, ...]) -> None:
         cell.seconds = sound.seconds

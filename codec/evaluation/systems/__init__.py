@@ -16,11 +16,12 @@ from codec.evaluation.systems.base import Setting, System, SystemsError  # noqa:
 from codec.evaluation.systems.codec2 import Codec2
 from codec.evaluation.systems.lyra import Lyra
 from codec.evaluation.systems.opus import Opus, Speex
+from codec.evaluation.systems.original import ORIGINAL, Original  # noqa: F401
 from codec.evaluation.systems.ours import Ours, checkpoints, is_training
 
 BASELINES: dict[str, Callable[[str], System]] = {
     "opus": lambda lyra: Opus(), "codec2": lambda lyra: Codec2(), "speex": lambda lyra: Speex(), "amr-wb": lambda lyra: AmrWb(),
-    "lyra": Lyra,
+    "lyra": Lyra, ORIGINAL: lambda lyra: Original(),
 }
 
 

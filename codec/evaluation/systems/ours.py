@@ -29,6 +29,8 @@ class Ours:
 
     def __init__(self, source: str, name: str):
         self.source, self.name = source, name
+        folder = Path(source)
+        self.step = int(folder.name) if folder.parent.name == CHECKPOINTS and folder.name.isdecimal() else None
         self._loaded = self._last = None
 
     @property
@@ -46,12 +48,14 @@ class Ours:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Of its codes: entries of each codebook, seconds of a frame, and what names its prior, empty without one."""
+        """Of its codes: entries of each codebook, seconds of a frame, and what names its prior, empty without one; where it is a model of a step of
+        training, the run and the step."""
         try:
             prior = self.prior.id.hex() if self.prior else ""
         except ValueError:
             prior = "unreadable"
-        return {"sizes": list(self.model.codebook_sizes), "frame_seconds": 1 / self.model.frame_rate, "prior": prior}
+        place = {} if self.step is None else {"run": Path(self.source).parent.parent.name, "step": self.step}
+        return {"sizes": list(self.model.codebook_sizes), "frame_seconds": 1 / self.model.frame_rate, "prior": prior, **place}
 
     @cached_property
     def prior(self) -> Prior | None:
