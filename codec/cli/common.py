@@ -67,10 +67,8 @@ class Decoders:
 
     @property
     def prior(self) -> Prior | None:
-        """Of a --model that is a folder with one; priors of models in the box are found without."""
-        from codec.entropy import FILE, prior_of
-
-        return prior_of(self._name) if self._name is not None and (Path(self._name) / FILE).is_file() else None
+        """Of --model, where that has one; priors of models in the box are found without."""
+        return None if self._name is None else prior_in(self._name)
 
     def model_for(self, spec: TokenSpec) -> Codec:
         from codec.files import load_for
@@ -81,6 +79,15 @@ class Decoders:
             model = load_model(self._name, self._device) if named else load_for(spec, check_device(self._device))
             self._loaded[key] = _without(model, "encoder")
         return self._loaded[key]
+
+
+def prior_in(name: str) -> Prior | None:
+    """For entropy coding, of a model by its name, folder or hub id; None where it has none. Raises ValueError for no such model."""
+    from codec import hub
+    from codec.entropy import FILE, prior_of
+
+    folder = hub.find(name)
+    return prior_of(folder) if (folder / FILE).is_file() else None
 
 
 def check_input(name: str) -> None:

@@ -84,9 +84,10 @@ def _codebooks(model, args: argparse.Namespace) -> int:
 def _prior(args: argparse.Namespace):
     if not args.entropy:
         return None
+    from codec.cli.common import prior_in
     from codec.entropy import prior_of
 
-    return prior_of(args.model)
+    return prior_in(args.model) or prior_of(args.model)  # which says what is missing
 
 
 def _folder(args: argparse.Namespace) -> int:

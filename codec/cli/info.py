@@ -1,6 +1,7 @@
 """Say what a .tok file, an audio file or a model is.
 
-A name is first looked for as a file, then as a folder with a model, then among the models in the box.
+A name is first looked for as a file, then as a folder with a model, then among the models in the box. What an entropy-coded file of a
+model that is not in the box holds can be checked with --model alone.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-from codec.cli.common import duration
+from codec.cli.common import duration, prior_in
 from codec.cli.encode import AUDIO
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="FILE|MODEL", help=".tok or audio file, or a model's name or folder")
+    parser.add_argument("--model", metavar="NAME|DIR", help="of an entropy-coded .tok file (default: the one in the box that it names)")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(args: argparse.Namespace) -> None:
     if os.path.isfile(args.name):
-        facts = _tok(args.name) if _is_tok(args.name) else _audio(args.name)
+        facts = _tok(args.name, args.model) if _is_tok(args.name) else _audio(args.name)
     elif args.name.lower().endswith((".tok", *AUDIO)) and not os.path.isdir(args.name):
         raise ValueError(f"{args.name}: no such file")
     else:
@@ -42,21 +44,28 @@ def _is_tok(name: str) -> bool:
         return file.read(len(MAGIC)) == MAGIC or name.endswith(".tok")
 
 
-def _tok(name: str) -> dict[str, Any]:
-    """Reads it all, salvaging, so that damage is told rather than an error; a bad header is one."""
-    from codec.container import TokError, TokReader
+def _tok(name: str, model: str | None) -> dict[str, Any]:
+    """Reads it all, salvaging, so that damage is told rather than an error; a bad header is one. Of a file whose prior is not here it
+    tells what header and end say."""
+    from codec.container import NoPrior, TokError, TokReader
     from codec.tokens import frames_for
 
-    problem = None
+    problem, prior, closed = None, None if model is None else prior_in(model), False
     try:
-        with TokReader(name) as reader:
+        with TokReader(name, prior=prior) as reader:
             for _ in reader.blocks():
                 pass
+    except NoPrior as error:
+        problem, closed = f"{error}; name its model by --model to check it", True
     except TokError as error:
         problem = str(error)
-    with TokReader(name, salvage=problem is not None) as reader:
-        blocks = sum(1 for _ in reader.blocks())
-    spec, samples = reader.spec, reader.num_samples
+    with TokReader(name, salvage=problem is not None, prior=prior) as reader:
+        if closed:
+            totals = reader.totals()
+            blocks, samples = totals.num_blocks, totals.num_samples
+        else:
+            blocks, samples = sum(1 for _ in reader.blocks()), reader.num_samples
+    spec = reader.spec
     bits = spec.frame_rate * spec.bits_per_frame(reader.num_codebooks)
     return {
         "kind": "tok", "file": name, "model": spec.name, "fingerprint": spec.fingerprint,
@@ -65,7 +74,7 @@ def _tok(name: str) -> dict[str, Any]:
         "num_frames": frames_for(samples, reader.sample_rate, spec), "frame_rate": spec.frame_rate,
         "num_codebooks": reader.num_codebooks, "codebook_sizes": list(spec.codebook_sizes),
         "model_sample_rate": spec.sample_rate, "bitrate": bits * reader.channels, "bytes": Path(name).stat().st_size,
-        "blocks": blocks, "complete": problem is None, "problem": problem,
+        "blocks": blocks, "complete": problem is None or closed, "problem": problem,
         "lost_seconds": [[a / spec.frame_rate, b / spec.frame_rate] for a, b in reader.lost],
     }
 

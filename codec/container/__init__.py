@@ -3,5 +3,5 @@
 from codec.container.layout import (  # noqa: F401
     BLOCK, CRC, END, ENDING, MAGIC, PREFIX, SYNC, TOTALS, VERSION, Header, TokError, Totals,
 )
-from codec.container.reader import TokReader  # noqa: F401
+from codec.container.reader import NoPrior, TokReader  # noqa: F401
 from codec.container.writer import TokWriter  # noqa: F401

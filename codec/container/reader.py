@@ -213,7 +213,7 @@ class TokReader:
         while True:
             try:
                 return self._read_next(skipped), skipped
-            except _NoPrior:
+            except NoPrior:
                 raise
             except TokError as error:
                 if not self.salvage:
@@ -278,9 +278,9 @@ class TokReader:
                 self._prior = prior_in_the_box(self.spec.name)
             self._prior.check(self.spec, self.num_codebooks)
         except ValueError as error:
-            raise _NoPrior(f"{block} is entropy-coded with prior {payload[:4].hex()}: {error}") from None
+            raise NoPrior(f"{block} is entropy-coded with prior {payload[:4].hex()}: {error}") from None
         if self._prior.id != payload[:4]:
-            raise _NoPrior(f"{block} is entropy-coded with prior {payload[:4].hex()}, this model's is {self._prior.id.hex()}: "
+            raise NoPrior(f"{block} is entropy-coded with prior {payload[:4].hex()}, this model's is {self._prior.id.hex()}: "
                            "decode it with the model that encoded it")
         try:
             shape = self.channels, self.num_codebooks, frames
@@ -351,8 +351,8 @@ class _CutShort(TokError):
     """The input ends where a block should go on or begin."""
 
 
-class _NoPrior(TokError):
-    """Blocks that are whole cannot be read here."""
+class NoPrior(TokError):
+    """Blocks are whole, but entropy-coded by a prior that is not here."""
 
 
 @dataclass(frozen=True)

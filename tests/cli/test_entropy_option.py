@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
@@ -52,5 +53,10 @@ def test_what_is_missing_is_said(run, with_prior, model_dir):
     result = run("encode", "a.wav", "a.tok", "--model", model_dir, "--entropy")
     assert result.code == 1 and "no prior.safetensors" in result.err and result.err.count("\n") == 1
     assert run("encode", "a.wav", "a.tok", "--model", with_prior, "--entropy").code == 0
+    result = run("info", "a.tok")  # what header and end say
+    assert result.code == 0 and "entropy-coded with prior" in result.out and "--model" in result.out and "complete             yes" in result.out
+    whole = json.loads(run("info", "a.tok", "--json", "--model", with_prior).out)
+    partly = json.loads(run("info", "a.tok", "--json").out)
+    assert whole["problem"] is None and partly["problem"] and whole | {"problem": 0} == partly | {"problem": 0}
     result = run("decode", "a.tok", "b.wav", "--model", model_dir)  # the model, but without the prior
     assert result.code == 1 and "entropy-coded with prior" in result.err and result.err.count("\n") == 1
