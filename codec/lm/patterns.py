@@ -140,8 +140,9 @@ class Pattern:
         is the number of steps of some frames."""
         stages = [self._stage(stage) for stage in range(max(self.stages) + 1)]
         if len(stages) == 1:
-            (size, delay), = stages
-            return max(0, steps // size - delay) * self.period
+            size = stages[0][0]
+            last = max(delay * size + max(slots) for delay, slots in zip(self.delays, self.slots))  # code of the first frames
+            return max(0, (steps - 1 - last) // size + 1) * self.period
         rest = steps - sum(size * delay for size, delay in stages)
         frames, rest = divmod(rest, sum(size for size, _ in stages))
         if steps and (rest or frames < 1):
@@ -205,9 +206,10 @@ class Pattern:
         lengths = [self.frames(steps)] * batch if lengths is None else self._lengths(lengths, batch, None)
         codes = sequence.new_zeros(batch, self.num_codebooks, max(lengths, default=0))
         for frames, members in _groups(lengths).items():
-            if self.steps(frames) > steps:
+            places = self.places(frames)
+            if frames and places.max() >= steps:
                 raise ValueError(f"{frames} frames take {self.steps(frames)} steps of {self.name}, but the sequence has {steps}")
-            codes[members, :, :frames] = self.read(sequence[members], self.places(frames), members)
+            codes[members, :, :frames] = self.read(sequence[members], places, members)
         return codes
 
     def mask(self, lengths: int | Tensor | Sequence[int]) -> Masks:
@@ -270,8 +272,9 @@ class Pattern:
                                  "for which it is held; are these strides the model's?")
 
     def _lengths(self, lengths: Tensor | Sequence[int] | None, batch: int | None, most: int | None) -> list[int]:
-        lengths = [most] * batch if lengths is None else [int(n) for n in lengths]
-        if batch is not None and len(lengths) != batch or any(n < 0 or most is not None and n > most for n in lengths):
+        lengths = [most] * batch if lengths is None else torch.as_tensor(lengths).tolist()
+        whole = all(type(n) is int and n >= 0 and (most is None or n <= most) for n in lengths)
+        if not whole or (batch is not None and len(lengths) != batch):
             within = "of 0 or more" if most is None else f"from 0 to {most}"
             raise ValueError(f"lengths={lengths[:8]} must be {'' if batch is None else f'{batch} '}numbers of frames, {within}")
         return lengths

@@ -59,6 +59,7 @@ CASES = [
     ("flatten", 3, {"strides": (4, 2, 1)}), ("flatten", 4, {"strides": (8, 4, 2, 1)}), ("flatten", 2, {"strides": (3, 3)}),
     ("partially_flattened", 4, {"groups": (0, 1, 1, 1)}), ("partially_flattened", 3, {"groups": (1, 0, 2)}),
     ("partially_flattened", 4, {"groups": (0, 1, 1, 1), "delays": (0, 1, 2, 3)}),
+    ("partially_flattened", 5, {"groups": (0, 1, 1, 0, 0), "delays": (2, 3, 1, 3, 4)}),  # the last code comes before its step's end
     ("coarse_first", 1, {}), ("coarse_first", 4, {}), ("coarse_first", 4, {"coarse": 2}), ("coarse_first", 3, {"coarse": 3}),
     ("coarse_first", 4, {"delays": (0, 0, 1, 2)}), ("coarse_first", 5, {"coarse": 2, "flat": True}),
 ]
@@ -213,7 +214,7 @@ def test_shapes_that_do_not_fit_are_refused():
         with pytest.raises(ValueError, match=r"integers \(B, 3, S\)"):
             pattern.revert(wrong)
     codes = torch.zeros(2, 3, 5, dtype=torch.int64)
-    for lengths in ([5], [5, 6], [-1, 2]):
+    for lengths in ([5], [5, 6], [-1, 2], [1.5, 2.0], torch.tensor([1.0, 2.0]), [True, False]):
         with pytest.raises(ValueError, match="2 numbers of frames, from 0 to 5"):
             pattern.apply(codes, lengths)
     with pytest.raises(ValueError, match=r"integers \(B, S\)"):
