@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ def as_samples(wav: Tensor) -> Tensor:
     if not wav.dtype.is_floating_point:
         raise ValueError(f"samples are {wav.dtype}: scale them to full scale 1 first, e.g. wav / 32768 for 16-bit PCM")
     wav = wav.float()
-    if wav.numel() and not all(end.isfinite() for end in wav.aminmax()):  # without copies of it, as torch.isfinite makes them
+    if wav.numel() and not all(map(math.isfinite, wav.aminmax())):  # without copies of it, as torch.isfinite makes them
         raise ValueError("samples are NaN or infinite: repair them first, e.g. torch.nan_to_num(wav)")
     return wav
 
@@ -52,6 +53,7 @@ class Stream:
         self._restart()
 
     def _restart(self) -> None:
+        self._device = self.model.device
         self._encoding = Cohorts(lambda rows: Encoding(self.model, rows, self.num_codebooks, self.beam), self.batch_size)
         self._decoding = Cohorts(lambda rows: Decoding(self.model, rows), self.batch_size)
         self.lengths = torch.zeros(self.batch_size, dtype=torch.int64)
@@ -77,7 +79,7 @@ class Stream:
             lengths = [int(length) for length in lengths]
             if len(lengths) != self.batch_size or not all(0 <= length <= pcm.shape[2] for length in lengths):
                 raise ValueError(f"lengths must be {self.batch_size} numbers from 0 to {pcm.shape[2]}, the samples of pcm")
-        samples = as_samples(pcm).to(self.model.device)
+        samples = as_samples(pcm).to(self._device)
         return self._encoding.run(Encoding.push, samples, lengths, NO_CODE)[0]
 
     @torch.no_grad()
@@ -97,12 +99,13 @@ class Stream:
         if codes.dim() != 3 or codes.shape[0] != self.batch_size:
             raise ValueError(f"codes have shape {tuple(codes.shape)}: this stream takes ({self.batch_size}, k, m)")
         sizes = self.model.codebook_sizes[: self.model.quantizer.check_count(codes.shape[1])]
-        lengths, (low, high) = None, codes.aminmax() if codes.numel() else (0, -1)
+        lengths, (low, high) = None, map(int, codes.aminmax()) if codes.numel() else (0, -1)
         if low < 0:
             lengths, codes = _own_frames(codes), codes.clamp(min=0)
         if lengths == [] or high >= min(sizes) and (codes.amax((0, 2)).cpu() >= torch.tensor(sizes)).any():
             raise ValueError(f"codes lie outside 0 to {sizes[0] - 1}: take special tokens and offsets out first")
-        latents = [self.model.quantizer.decode(block) for block in codes.to(self.model.device).split(BLOCK_FRAMES, 2)]
+        blocks = [codes] if codes.shape[2] <= BLOCK_FRAMES else codes.split(BLOCK_FRAMES, 2)
+        latents = [self.model.quantizer.decode(block.to(self._device)) for block in blocks]
         latents = latents[0] if len(latents) == 1 else torch.cat(latents, 2)
         return self._decoded(*self._decoding.run(Decoding.push, latents, lengths))
 
@@ -117,7 +120,7 @@ class Stream:
         return wav
 
     def _nothing(self, channels: int) -> Tensor:
-        return torch.zeros(self.batch_size, channels, 0, device=self.model.device)
+        return torch.zeros(self.batch_size, channels, 0, device=self._device)
 
     # Rows that come and go
 
@@ -188,7 +191,7 @@ class Stream:
             fresh = Stream(self.model, self.batch_size, self.num_codebooks, self.beam)
             for name, part in (("encoder", fresh._encoding), ("decoder", fresh._decoding)):
                 own = {key[len(name) + 1 :]: value for key, value in state.items() if key.startswith(f"{name}.")}
-                part.load(own, self.model.device)
+                part.load(own, self._device)
             fresh.lengths = state["lengths"].clone()
         except ValueError as error:
             raise ValueError(f"this state cannot be loaded: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -92,7 +93,7 @@ class Quantizer(nn.Module):
         k = self.check_count(num_codebooks)
         beam = self.check_beam(beam)
         self.check_latents(latents)
-        with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
+        with torch.no_grad(), unmixed(latents.device):
             if beam == 1 or latents.numel() == 0:
                 return self._encode(latents.float(), k)
             return self._encode_by_beam(latents.float(), k, beam)
@@ -103,7 +104,7 @@ class Quantizer(nn.Module):
         Raises ValueError where k is not in `counts`, and for codes that no codebook has.
         """
         self.check_codes(codes)
-        with torch.autocast(codes.device.type, enabled=False):
+        with unmixed(codes.device):
             return self._decode(codes.long())
 
     def _encode(self, latents: Tensor, k: int) -> Tensor:
@@ -177,9 +178,9 @@ class Quantizer(nn.Module):
             raise ValueError(f"codes are {codes.dtype}: they must be integers")
         if codes.numel() == 0 or torch.compiler.is_compiling() or not self.decodes:
             return
-        sizes, (low, high) = self.codebook_sizes[:k], codes.aminmax()
+        sizes, (low, high) = self.codebook_sizes[:k], map(int, codes.aminmax())
         if low < 0 or high >= min(sizes) and (codes >= torch.tensor(sizes, device=codes.device)[:, None]).any():
-            raise ValueError(f"codes are in {int(low)}..{int(high)}: those of a codebook are 0 to its size less 1, "
+            raise ValueError(f"codes are in {low}..{high}: those of a codebook are 0 to its size less 1, "
                              f"of {max(self.codebook_sizes)} here; are they another quantizer's?")
 
     def check_count(self, k: int | None) -> int:
@@ -201,6 +202,13 @@ class Quantizer(nn.Module):
         if beam not in (None, 1):
             raise ValueError(f"beam={beam}: {type(self).__name__} finds its codes without a beam; leave it out")
         return 1
+
+
+def unmixed(device: torch.device) -> AbstractContextManager:
+    """Without autocast; what switches that off costs as much as an operation, and is left out where it is not on."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def check_size(size: int) -> None:

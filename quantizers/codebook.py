@@ -56,7 +56,7 @@ class CodebookQuantizer(DataStartedQuantizer):
             raise ValueError(f"kmeans_iters={kmeans_iters}: at least 1 is needed")
         self.codebook_size, self.decay, self.kmeans_iters = codebook_size, decay, kmeans_iters
         self.register_buffer("codebooks", torch.empty(num_codebooks, codebook_size, width).uniform_(-1.0, 1.0))
-        self._tables = _Tables()
+        self._tables = _KeptTables()
 
     # What a family says
 
@@ -74,35 +74,41 @@ class CodebookQuantizer(DataStartedQuantizer):
         batch, _, frames = latents.shape
         mask = torch.ones(batch, frames, dtype=torch.bool, device=latents.device)
         rows = latents.mT.reshape(batch * frames, self.dim)
-        codes = [step.codes.reshape(batch, frames) for step in self._walk(rows, mask, k, self._look_up)]
-        return torch.stack(codes, 1)
+        tables = self._tables.of(self.codebooks, self.centered)
+        steps = self._walk(rows, mask, k, lambda index, rows: self._found(tables[index], rows))
+        return torch.stack([step.codes for step in steps]).reshape(k, batch, frames).transpose(0, 1).contiguous()
 
     def _encode_by_beam(self, latents: Tensor, k: int, beam: int) -> Tensor:
-        tables = [self._tables.of(self.codebooks, index, self.centered) for index in range(k)]
-        middle = sum(table.mean for table in tables) if self.centered else None
+        tables = self._tables.of(self.codebooks, self.centered)
+        middle = sum(tables[index].mean for index in range(k)) if self.centered else None
         return beam_search.encode(latents, self._beam_tables(range(k)), self.strides, beam, self._decode, middle)
 
     def _beam_tables(self, indices: Iterable[int]) -> list[beam_search.Table]:
-        tables = [self._tables.of(self.codebooks, index, self.centered) for index in indices]
-        return [beam_search.Table(table.keys.vectors, table.keys.half_norms) for table in tables]
+        tables = self._tables.of(self.codebooks, self.centered)
+        return [beam_search.Table(tables[index].keys.vectors, tables[index].keys.half_norms) for index in indices]
 
     def _decode(self, codes: Tensor) -> Tensor:
-        total = self._part(0, self.codebooks[0][codes[:, 0]])  # (B, T, dim)
-        for index in range(1, codes.shape[1]):
-            total = total + self._part(index, self.codebooks[index][codes[:, index]])
+        (batch, k, frames), (_, size, width) = codes.shape, self.codebooks.shape
+        places = codes + torch.arange(0, k * size, size, device=codes.device)[:, None]  # in all codebooks as one
+        vectors = self.codebooks.reshape(-1, width).index_select(0, places.reshape(-1)).view(batch, k, frames, width)
+        parts = [self._part(index, part) for index, part in enumerate(vectors.unbind(1))]  # each (B, T, dim)
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
         return total.mT
 
     @torch.no_grad()
     def _look_up(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (N,) of the vectors nearest to rows (N, width), and these vectors."""
-        table = self._tables.of(self.codebooks, index, self.centered)
+        return self._found(self._tables.of(self.codebooks, self.centered)[index], rows)
+
+    def _found(self, table: _Table, rows: Tensor) -> tuple[Tensor, Tensor]:
         centered = rows - table.mean if self.centered else rows
         if torch.compiler.is_exporting() or rows.shape[0] <= MANY_ROWS:  # in graphs rows are not counted yet
             codes = table.keys.nearest(centered)
         else:  # so many rows at once that their scores stay in a CPU's cache
             codes = torch.cat([table.keys.nearest(block) for block in centered.split(MANY_ROWS)])
-        vectors = self.codebooks[index].float() if self.centered else table.keys.vectors
-        return codes, vectors.index_select(0, codes)
+        return codes, table.vectors.index_select(0, codes)
 
     # Training
 
@@ -274,30 +280,40 @@ def spread(values: Tensor, mask: Tensor) -> Tensor:
 
 
 class _Table(NamedTuple):
+    vectors: Tensor  # (size, width) float32
     mean: Tensor  # (width,), of a centered search
     keys: Keys
 
 
 class _Tables:
-    """What a search needs to know of codebooks (K, size, width), kept until they change. Copies of it start empty."""
+    """What a search needs to know of codebooks (K, size, width), each made when it is asked for."""
+
+    def __init__(self, codebooks: Tensor, centered: bool) -> None:
+        self._codebooks, self._centered = codebooks.detach(), centered
+        self._made: dict[int, _Table] = {}
+
+    def __getitem__(self, index: int) -> _Table:
+        table = self._made.get(index)
+        if table is None:
+            vectors = self._codebooks[index].float()
+            mean = vectors.mean(0)
+            table = self._made[index] = _Table(vectors, mean, Keys(vectors - mean if self._centered else vectors))
+        return table
+
+
+class _KeptTables:
+    """Tables, kept until the codebooks change. Copies of it start empty."""
 
     def __init__(self) -> None:
-        self.kept: dict[int, tuple[Unchanged, _Table]] = {}
+        self._kept: tuple[Unchanged, _Tables] | None = None  # set at once: threads may be here together
 
     def __reduce__(self):
-        return _Tables, ()
+        return _KeptTables, ()
 
-    def of(self, codebooks: Tensor, index: int, centered: bool) -> _Table:
+    def of(self, codebooks: Tensor, centered: bool) -> _Tables:
         if codebooks.is_inference() or torch.compiler.is_compiling():  # without a version to tell that they changed
-            return self._make(codebooks[index], centered)
-        own, kept = [codebooks[index]], self.kept.get(index)
-        if kept is None or not kept[0].of(own):
-            kept = self.kept[index] = Unchanged(own), self._make(codebooks.detach()[index], centered)
+            return _Tables(codebooks, centered)
+        kept = self._kept
+        if kept is None or not kept[0].of([codebooks]):
+            kept = self._kept = Unchanged([codebooks], codebooks.detach().unbind()), _Tables(codebooks, centered)
         return kept[1]
-
-    @staticmethod
-    def _make(codebook: Tensor, centered: bool) -> _Table:
-        vectors = codebook.float()
-        mean = vectors.mean(0)
-        vectors = vectors - mean if centered else vectors
-        return _Table(mean, Keys(vectors))

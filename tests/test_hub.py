@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import codec
 from codec import hub
 from codec.config import ConfigError
+from codec.nn.convnext import ConvNeXtBlock
 from quantizers.half_weights import pack
 
 
@@ -40,13 +41,16 @@ def test_a_loaded_model_is_ready_to_run_live(saved):
     if pack(torch.ones(2, 2), None) is None:
         pytest.skip("this torch has no FBGEMM")
     model = codec.load(saved)
-    assert all(part._half._kept for part in model.modules() if hasattr(part, "_half"))
-    packs = {name: part._half.of(part.weight, part.bias) for name, part in model.named_modules() if hasattr(part, "_half")}
-    kept = {name: part._half._kept for name, part in model.named_modules() if name in packs}
-    assert packs and all(pack is not None for pack in packs.values())
+    blocks = [part for part in model.modules() if isinstance(part, ConvNeXtBlock)]
+    inside = {layer for block in blocks for layer in (block.expand, block.project)}  # laid out with their blocks
+    layers = [part for part in model.modules() if hasattr(part, "_half") and part not in inside]
+    laid, kept = [block._laid for block in blocks], [layer._half._kept for layer in layers]
+    assert laid and all(one.usable for one in laid) and kept and all(pack is not None for _, pack in kept)
     with model.stream() as stream:
         stream.decode(stream.encode(torch.zeros(1, 1, 3 * model.frame_size)))
-    assert all(part._half._kept is kept[name] for name, part in model.named_modules() if name in packs)
+    assert all(block._laid is one for block, one in zip(blocks, laid))
+    assert all(layer._half._kept is one for layer, one in zip(layers, kept))
+    assert not any(layer._half._kept for layer in inside)  # their weights are in memory once
 
 
 def test_trainers_of_codebooks_are_not_saved(tmp_path):

@@ -15,6 +15,7 @@ from codec.nn.convnext import ConvNeXtBlock
 from codec.nn.linear import Linear
 from codec.nn.state import State, run
 from codec.nn.stft import Analysis, Synthesis
+from quantizers.base import unmixed
 
 FLOOR = 1e-5  # added to the squared magnitude of a bin; a full-scale sine has (window / 4)^2
 MAX_LOG_MAGNITUDE = 5.5  # a bin of a full-scale sine has log(window / 4) = 4.4 at a window of 320
@@ -44,7 +45,7 @@ class ConvNeXtEncoder(Network):
 
     def forward(self, wav: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         own, blocks = (None, None) if state is None else state
-        with torch.autocast(wav.device.type, enabled=False):
+        with unmixed(wav.device):
             spectrum, own = self.analysis(wav.squeeze(1).float(), own)
             features = compress(spectrum, self.analysis.bins)  # (B, T, 3 * bins)
         x = self.norm_in(self.embed(features))  # (B, T, channels)
@@ -97,6 +98,6 @@ class ConvNeXtDecoder(Network):
         x = self.split(x).reshape(x.shape[0], x.shape[1] * self.upsample, -1)  # (B, upsample * T, fine_channels)
         x, fine = run(self.fine_blocks, x, fine)
         y = self.head(self.norm_out(x))  # (B, upsample * T, 3 * bins)
-        with torch.autocast(y.device.type, enabled=False):
+        with unmixed(y.device):
             wav, own = self.synthesis(self.spectrum(y.float()), own)
         return wav.unsqueeze(1), (coarse, fine, own)

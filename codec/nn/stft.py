@@ -96,7 +96,7 @@ class OverlapAdd(nn.Module):
         out = frames.new_zeros(batch, count + overlap - 1, self.hop)
         out[:, : overlap - 1] = tail
         for part in range(overlap - 1, -1, -1):
-            out[:, part : part + count] += parts[:, :, part]
+            out.narrow(1, part, count).add_(parts.select(2, part))
         return out[:, :count].reshape(batch, count * self.hop), out[:, count:]
 
 

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from codec.nn.linear import Linear
-from quantizers.half_weights import HalfWeights, inferring, pack, product
+from quantizers import half_weights
+from quantizers.half_weights import HalfWeights, Packed, inferring, pack, product
 
 pytestmark = pytest.mark.skipif(pack(torch.ones(2, 2), None) is None, reason="this torch has no FBGEMM")
 
@@ -94,3 +95,20 @@ def test_gradients_take_the_ordinary_way():
     with torch.inference_mode():
         made = halves(4, 4)
         assert kept.of(made, None) is None
+
+
+@pytest.mark.parametrize("rows", [1, 3, 200])
+def test_both_ways_to_the_kernels_give_the_same_bits(rows, monkeypatch):
+    torch.manual_seed(0)
+    x, packed = torch.randn(rows, 96), pack(halves(80, 96), torch.randn(80))
+    one = product(x, packed)
+    monkeypatch.setattr(half_weights, "_DIRECT", None)
+    assert torch.equal(product(x, Packed(packed.weight, packed.bias)), one)
+    torch.testing.assert_close(one, F.linear(x, packed.weight, packed.bias), atol=1e-4, rtol=1e-5)
+
+
+def test_copies_of_what_is_packed_are_packed_anew():
+    torch.manual_seed(0)
+    x, packed = torch.randn(2, 4), pack(halves(8, 4), None)
+    for other in (copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+        assert torch.equal(product(x, other), product(x, packed))
