@@ -4,7 +4,7 @@ DATA is a folder of recordings (LibriSpeech, VCTK, DAPS, ESC-50 and MUSDB18-HQ a
 manifest. Every system codes every recording at its settings nearest to --bitrates, and all that comes out is compared with what went
 in. Systems are
   NAME, DIR, hf:OWNER/NAME   models, as for `codec encode --model`
-  RUN, RUN@last, RUN@best    all checkpoints of a folder of `codec train`, or one
+  RUN, RUN@last, RUN@best    all checkpoints of a folder of `codec train`, or one; RUN@steps those of steps
   opus, codec2, speex, amr-wb, lyra   where installed; one that is not is named with what installs it
 The same command again goes on where it was stopped, however that was.
 

@@ -37,4 +37,5 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(str(error) if remedy in str(error) else f"training needs more: {error}: {remedy}") from error
     if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of a distributed run comes here
         best = ", best/ the best one by validation" if settings.data.valid else ""
+        best += ", sweep/report.html quality against steps" if settings.run.sweep else ""
         print(f"{directory}: model/ is the newest model{best}")

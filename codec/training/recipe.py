@@ -121,7 +121,8 @@ class ScheduleConfig:
 @dataclass(frozen=True)
 class RunConfig:
     """Where and how to run. precision: auto, 32-true or bf16-mixed. keep_every: steps between models that are kept for
-    comparison, 0 for none. max_minutes: 0 for no limit."""
+    comparison, 0 for none. sweep: recordings that `codec sweep` compares them on while training goes on, empty for none; sweep_limit:
+    of so many recordings. max_minutes: 0 for no limit."""
 
     out: str = "runs"
     seed: int = 0
@@ -132,6 +133,8 @@ class RunConfig:
     threads: int = 0
     checkpoint_every: int = 500
     keep_every: int = 0
+    sweep: str = ""
+    sweep_limit: int = 20
     valid_every: int = 1000
     log_every: int = 50
     max_minutes: float = 0.0
@@ -221,11 +224,13 @@ def _check(recipe: Recipe) -> None:
         raise ConfigError(f"data.crop_seconds={recipe.data.crop_seconds} is shorter than one frame of the model")
     if recipe.run.keep_every < 0:
         raise ConfigError(f"run.keep_every={recipe.run.keep_every} must be 0 (keep none) or more")
+    if recipe.run.sweep and not recipe.run.keep_every:
+        raise ConfigError("run.sweep compares the models of steps: say how often to keep one with run.keep_every=STEPS")
     for where, value in (
         ("data.batch_size", recipe.data.batch_size), ("schedule.steps", recipe.schedule.steps),
         ("adversary.every", recipe.adversary.every), ("run.checkpoint_every", recipe.run.checkpoint_every),
         ("run.log_every", recipe.run.log_every), ("run.valid_every", recipe.run.valid_every),
-        ("run.devices", recipe.run.devices), ("run.nodes", recipe.run.nodes), ("data.valid_items", recipe.data.valid_items),
+        ("run.sweep_limit", recipe.run.sweep_limit), ("run.devices", recipe.run.devices), ("run.nodes", recipe.run.nodes), ("data.valid_items", recipe.data.valid_items),
         ("schedule.init_batches", recipe.schedule.init_batches),
     ):
         if value < 1:

@@ -28,6 +28,7 @@ def train(recipe: Recipe, progress: bool = True) -> Path:
     from codec.training.callbacks import LAST, Checkpoints, Deadline, Interrupt, Validation
     from codec.training.data import SpeechCrops
     from codec.training.module import CodecTraining
+    from codec.training.sweeps import Sweeps
     from codec.training.targets import TargetedCrops
 
     if not recipe.data.train:
@@ -51,6 +52,10 @@ def train(recipe: Recipe, progress: bool = True) -> Path:
     callbacks = [Checkpoints(directory, run.checkpoint_every, run.keep_every), Interrupt()]
     if recipe.data.valid:
         callbacks.insert(0, Validation(directory, run.valid_every, _validation_items(recipe)))
+    if run.sweep:
+        if not Path(run.sweep).exists():
+            raise ConfigError(f"run.sweep={run.sweep}: no such file or folder of recordings")
+        callbacks.append(Sweeps(directory, run.keep_every, run.sweep, run.sweep_limit))
     if run.max_minutes:
         callbacks.append(Deadline(run.max_minutes))
     try:

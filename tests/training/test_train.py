@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import signal
 import subprocess
 import sys
@@ -92,6 +93,32 @@ def test_models_of_steps_are_kept_for_a_sweep(data, tmp_path):
     assert kept["tiny/0000003"] != kept["tiny/0000006"] != kept["tiny/last"]
     with pytest.raises(ConfigError, match="keep_every=-1"):
         recipes.from_dict({**values, "run": {**values["run"], "keep_every": -1}})
+
+
+def test_a_sweep_shows_quality_against_steps(data, tmp_path):
+    values = tiny.recipe(data, tmp_path)
+    values["run"] |= {"keep_every": 2, "sweep": str(data), "sweep_limit": 2}
+    run(values, steps=5)
+    report = json.loads((tmp_path / "tiny" / "sweep" / "report.json").read_text())
+    assert {(cell["run"], cell["step"], cell["setting"]) for cell in report["cells"]} == {
+        ("tiny", step, f"k={k}") for step in (2, 4) for k in (1, 2, 3)
+    }
+    assert all(cell["files"] == 2 and "mel" in cell["metrics"] for cell in report["cells"])
+    page = (tmp_path / "tiny" / "sweep" / "report.html").read_text()
+    assert "Quality against steps of training" in page and 'aria-label="Mel distance against steps"' in page
+    with pytest.raises(ConfigError, match="run.sweep compares the models of steps: say how often"):
+        recipes.from_dict({**values, "run": {**values["run"], "keep_every": 0}})
+    with pytest.raises(ConfigError, match="run.sweep=nowhere: no such file"):
+        train(recipes.from_dict({**values, "run": {**values["run"], "sweep": "nowhere"}}), progress=False)
+
+
+def test_a_sweep_that_fails_is_told_and_training_goes_on(data, tmp_path, capfd):
+    (tmp_path / "empty").mkdir()
+    values = tiny.recipe(data, tmp_path)
+    values["run"] |= {"keep_every": 4, "sweep": str(tmp_path / "empty")}
+    assert run(values, steps=5)["state_dict"]["steps_done"] == 5
+    assert "the sweep failed (exit code 1)" in capfd.readouterr().out
+    assert "holds no audio files" in (tmp_path / "tiny" / "sweep.log").read_text()
 
 
 def test_a_finished_run_goes_on(data, tmp_path):

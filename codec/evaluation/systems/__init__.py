@@ -1,7 +1,7 @@
 """The codecs that a sweep compares, by name.
 
     speech-16k, DIR, hf:OWNER/NAME    models that `codec.load` reads
-    RUN, RUN@last, RUN@best           the checkpoints of a folder that `codec train` wrote, or one of them
+    RUN, RUN@last, RUN@best           the checkpoints of a folder that `codec train` wrote, or one of them; RUN@steps those of steps
     opus, codec2, speex, amr-wb       where installed
     lyra                              Lyra v2, with the folder of its .tflite files
 """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 LAST, BEST = "model", "best"  # folders that training writes
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, STEPS = "checkpoints", "steps"
 
 
 class Ours:
@@ -107,10 +107,12 @@ def _bits_of_blocks(tokens: Tokens, prior: Prior | None) -> int:
 
 def checkpoints(folder: Path, which: Sequence[str]) -> dict[str, str]:
     """Name -> folder of the models of a training folder, in the order of their steps, then last and best; only those named by
-    `which` where that is not empty. Raises SystemsError."""
+    `which` where that is not empty, "steps" for all models of steps. Raises SystemsError."""
     found = {path.name: path for path in sorted((folder / CHECKPOINTS).glob("*")) if (path / CONFIG).is_file()}
     found |= {name: folder / sub for name, sub in (("last", LAST), ("best", BEST)) if (folder / sub / CONFIG).is_file()}
-    absent = [name for name in which if name not in found]
+    if STEPS in which:
+        which = [*which, *(name for name in found if name.isdecimal())]
+    absent = [name for name in which if name not in found and not (name == STEPS and len(which) > 1)]
     if absent:
         raise SystemsError(f"{folder} has no checkpoint {absent[0]!r}: it has {', '.join(found) or 'none yet'}")
     return {f"{folder.name}/{name}": str(path) for name, path in found.items() if not which or name in which}
@@ -120,4 +122,4 @@ def is_training(folder: Path) -> bool:
     """Whether it is a folder that `codec train` writes: no model itself, but models in it."""
     return folder.is_dir() and not (folder / CONFIG).is_file() and any(
         (folder / sub / CONFIG).is_file() for sub in (LAST, BEST)
-    )
+    ) or folder.is_dir() and any((folder / CHECKPOINTS).glob(f"*/{CONFIG}"))
