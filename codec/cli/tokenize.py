@@ -1,8 +1,9 @@
 """Make a corpus of tokens of many recordings, in shards, once and exactly.
 
 SRC is a folder of audio files and tar files, a list of names (.txt), a manifest (.jsonl, .json), a tar file of
-WebDataset, or a dataset of Hugging Face: Parquet files, or what save_to_disk has made. OUT is a folder of shards. Stopped in any way, the same command goes on with it; what is in a shard depends
-neither on that nor on --jobs. Recordings that cannot be read are left out, and OUT/quarantine.jsonl says why.
+WebDataset, or a dataset of Hugging Face: Parquet files, or what save_to_disk has made. OUT is a folder of shards. Stopped
+in any way, the same command goes on with it; what is in a shard depends neither on that nor on --jobs or --engine.
+Recordings that cannot be read are left out, and OUT/quarantine.jsonl says why.
 
   codec tokenize recordings/ tokens/
   codec tokenize manifest.jsonl tokens/ --model speech-16k-semantic --jobs 16 --format parquet
@@ -33,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="keep only these entries of a manifest or dataset")
     parser.add_argument("--shard", type=float, metavar="MB", help="recordings in a shard (default: a 256th of all, 1 to 67 MB)")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes of one thread (default: as many as cores, or GPUs)")
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: the machines of a cluster, by Ray Data")
+    parser.add_argument("--address", help="of the Ray cluster (default: RAY_ADDRESS, or a Ray of this machine alone)")
     parser.add_argument("--retry", action="store_true", help="try again what was left out before")
     add_device(parser)
 
@@ -40,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.jobs is not None and args.jobs < 1:
         raise ValueError(f"--jobs {args.jobs}: at least 1 is needed")
+    if args.address is not None and args.engine != "ray":
+        raise ValueError(f"--address {args.address}: that is for --engine ray")
     if args.shard is not None and not args.shard * 1e6 >= 1:
         raise ValueError(f"--shard {args.shard:g}: give MB above 0")
     from codec.corpus import tokenize
@@ -59,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             args.model, args.source, args.output, format=args.format, num_codebooks=args.codebooks,
             bitrate=None if args.bitrate is None else 1000 * args.bitrate, beam=args.beam, mono=args.mono, split=args.split,
             jobs=args.jobs, device=check_device(args.device), retry=args.retry, progress=show,
-            shard_bytes=None if args.shard is None else round(args.shard * 1e6),
+            shard_bytes=None if args.shard is None else round(args.shard * 1e6), engine=args.engine, address=args.address,
         )
     if report.workers_lost:
         note(f"{count(report.workers_lost, 'worker')} lost on the way; their shards were done again")

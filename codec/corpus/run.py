@@ -1,4 +1,4 @@
-"""`codec tokenize`: the shards of a corpus that are not done yet, on one machine."""
+"""`codec tokenize`: the shards of a corpus that are not done yet, on one machine or handed to many."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codec.atomic import WriteError
+from codec.corpus import on_ray
 from codec.corpus.formats import check_format
 from codec.corpus.inputs import Input, list_inputs
 from codec.corpus.plan import MANIFEST, QUARANTINE, SHARDS, CorpusError, Plan, Settings, agree, write_json
@@ -71,6 +72,8 @@ def tokenize(
     shard_bytes: int | None = None,
     retry: bool = False,
     progress: Progress | None = None,
+    engine: str = "local",
+    address: str | None = None,
 ) -> Report:
     """Code the recordings of `source` (see `codec.corpus.inputs.list_inputs`) into shards in a folder.
 
@@ -89,16 +92,25 @@ def tokenize(
         shard_bytes: recordings in a shard, counted in bytes of their files; by default 1/256 of all, 1 to 64 MiB.
         retry: do the shards again that recordings were left out of.
         progress: is told how far it is.
+        engine: local, or ray: Ray Data hands the shards to the machines of a cluster, which must share the disk.
+        address: of the cluster, as `ray.init` takes it; by default that of RAY_ADDRESS, else a Ray of this machine alone.
 
     Raises CorpusError for a folder that holds another corpus, DataError for a source that names nothing, WriteError when the disk
     is full, ValueError for wrong settings.
     """
     began = time.monotonic()
     check_format(format)
+    if engine not in ("local", "ray") or (engine == "local" and address is not None):
+        raise CorpusError(f"engine={engine} with address={address}: there is local, without an address, and ray")
     if jobs != 0 and not isinstance(model, (str, os.PathLike)):
         raise CorpusError("processes load the model for themselves: give its name or folder, or jobs=0 to work in this one")
     if (jobs is not None and jobs < 0) or (shard_bytes is not None and shard_bytes < 1):
         raise CorpusError(f"jobs={jobs} and shard_bytes={shard_bytes} must not be negative, nor a shard empty")
+    if engine == "ray":
+        if jobs == 0:
+            raise CorpusError("jobs=0 is this process: leave it out for one actor on each core of the cluster")
+        source, folder = os.path.abspath(source), os.path.abspath(folder)  # the same elsewhere
+        model = os.path.abspath(model) if os.path.isdir(model) else model
     inputs, folder = list_inputs(source, split), Path(folder)
     if folder.resolve() == Path(source).resolve():
         raise CorpusError(f"{folder} is where the recordings are: name another folder")
@@ -118,7 +130,9 @@ def tokenize(
             if progress is not None:
                 progress(state)
 
-        if jobs == 0:
+        if engine == "ray" and todo:
+            on_ray.run(str(model), plan, folder, inputs, todo, state, tell, jobs, device, address)
+        elif jobs == 0:
             _run_here(loaded, plan, folder, inputs, todo, state, tell)
         elif todo:
             devices = _devices(device)

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,10 +79,10 @@ class _Worker:
 
 
 class Workers:
-    """`run` does shards; the processes end with the block."""
+    """`run` does shards; the processes end with the block, and wait for the next `run` until then."""
 
     def __init__(
-        self, model: str, devices: list[str], plan: Plan, folder: Path, inputs: list[Input], state: State,
+        self, model: str, devices: list[str], plan: Plan, folder: Path, inputs: Mapping[int, Input] | list[Input], state: State,
         tell: Callable[[], None],
     ):
         self._model, self._devices, self._plan, self._folder = model, devices, plan, folder
@@ -104,7 +104,10 @@ class Workers:
     def run(self, shards: list[int], jobs: int) -> None:
         """Raises CorpusError where workers are lost again and again, or one fails and no recording is to blame."""
         self._todo, left = deque(shards), len(shards)
-        for _ in range(jobs):
+        for worker in self._workers:
+            if worker.ready:  # the others are given one when they are
+                self._give(worker)
+        for _ in range(jobs - len(self._workers)):
             self._start()
         while left:
             worker, kind, value = self._events.get()
@@ -119,6 +122,7 @@ class Workers:
                 self._state.add(value)
                 self._tell()
             elif kind in ("ready", "finished"):
+                worker.ready = True
                 if kind == "finished":
                     left -= 1
                     self._lost.pop(worker.shard, None)
