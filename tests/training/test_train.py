@@ -95,6 +95,7 @@ def test_models_of_steps_are_kept_for_a_sweep(data, tmp_path):
         recipes.from_dict({**values, "run": {**values["run"], "keep_every": -1}})
 
 
+@pytest.mark.slow
 def test_a_sweep_shows_quality_against_steps(data, tmp_path):
     values = tiny.recipe(data, tmp_path)
     values["run"] |= {"keep_every": 2, "sweep": str(data), "sweep_limit": 2}
