@@ -81,7 +81,7 @@ class CodebookQuantizer(DataStartedQuantizer):
     def _encode_by_beam(self, latents: Tensor, k: int, beam: int) -> Tensor:
         tables = self._tables.of(self.codebooks, self.centered)
         middle = sum(tables[index].mean for index in range(k)) if self.centered else None
-        return beam_search.encode(latents, self._beam_tables(range(k)), self.strides, beam, self._decode, middle)
+        return beam_search.encode(latents, self._beam_tables(range(k)), beam, self._decode, middle)
 
     def _beam_tables(self, indices: Iterable[int]) -> list[beam_search.Table]:
         tables = self._tables.of(self.codebooks, self.centered)

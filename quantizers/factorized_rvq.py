@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantizers import beam_search
+from quantizers import beam_search, layered_search
 from quantizers.base import QuantizerOutput, usage_stats
 from quantizers.beam_search import check_beam
 from quantizers.codebook import DEAD, carry, mean_square, power_of, spread
@@ -35,8 +35,8 @@ class FactorizedResidualVQ(DataStartedQuantizer):
         codebook_dim: width of the codebooks, at most `dim`.
         strides: frames a code of each codebook holds for, as in "multiscale_rvq": a stage of stride s quantizes the average
             of what is left in each group of s frames. 1 for all by default.
-        beam: width of the search in encoding (`beam_search`), for the least error of the latents: wider is better and
-            slower. 1 is greedy and by cosine. Training is greedy.
+        beam: width of the search in encoding (`beam_search`, `layered_search`), for the least error of the latents: wider is
+            better and slower. 1 is greedy and by cosine. Training is greedy.
     """
 
     def __init__(
@@ -70,7 +70,9 @@ class FactorizedResidualVQ(DataStartedQuantizer):
     def _encode_by_beam(self, latents: Tensor, k: int, beam: int) -> Tensor:
         weights = [weight for stage in self.stages for weight in stage.outward()]
         tables = self._kept.of(weights, lambda: [stage.table() for stage in self.stages])
-        return beam_search.encode(latents, tables[:k], self._strides, beam, self._decode)
+        if self._strides[0] > 1:
+            return layered_search.encode(latents, tables[:k], self._strides[:k], beam)
+        return beam_search.encode(latents, tables[:k], beam, self._decode)
 
     def _decode(self, codes: Tensor) -> Tensor:
         flat = codes.transpose(0, 1).flatten(1)  # (k, B * T)

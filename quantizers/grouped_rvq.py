@@ -57,7 +57,7 @@ class GroupedResidualVQ(CodebookQuantizer):
                 return sum(self.codebooks[index][codes[:, n]] for n, index in enumerate(indices)).mT
 
             tables = self._beam_tables(indices)
-            codes[:, group :: self.groups] = beam_search.encode(slice, tables, (1,) * len(tables), beam, decode)
+            codes[:, group :: self.groups] = beam_search.encode(slice, tables, beam, decode)
         return codes
 
     def _part(self, index: int, vectors: Tensor) -> Tensor:

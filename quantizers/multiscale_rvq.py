@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from quantizers import layered_search
 from quantizers.beam_search import check_beam
 from quantizers.codebook import CodebookQuantizer, Step, Visit, spread
 
@@ -25,8 +26,8 @@ class MultiScaleResidualVQ(CodebookQuantizer):
         strides: frames a code of each codebook holds for, each a multiple of the next and the last 1. By default
             halved down to 1, and never above 8: (4, 2, 1) for 3, (8, 4, 2, 1, 1) for 5 codebooks.
         decay: of the moving averages that train the codebooks.
-        beam: width of the search in encoding (`beam_search`), among the codes of a group of frames: 1 is greedy, wider is
-            better and slower. Training is greedy.
+        beam: width of the search in encoding (`layered_search`): 1 is greedy, wider is better and slower. Training is
+            greedy.
     """
 
     def __init__(
@@ -42,6 +43,9 @@ class MultiScaleResidualVQ(CodebookQuantizer):
     @property
     def strides(self) -> tuple[int, ...]:
         return self._strides
+
+    def _encode_by_beam(self, latents: Tensor, k: int, beam: int) -> Tensor:
+        return layered_search.encode(latents, self._beam_tables(range(k)), self.strides[:k], beam)
 
     def _walk(self, rows: Tensor, mask: Tensor, k: int, visit: Visit) -> Iterator[Step]:
         residual = rows

@@ -149,10 +149,10 @@ class MultiCodebookVQ(DataStartedQuantizer):
         if len(stages) > 1 and beam > 1:
             books = self.codebooks[:k].float()
             tables = [beam_search.Table(*table) for table in zip(books, 0.5 * books.square().sum(2))]
-            return beam_search.encode(latents, tables, self.strides[:k], beam, self._decode, self.mean)
+            return beam_search.encode(latents, tables, beam, self._decode, self.mean)
         rows = latents.mT.reshape(batch * frames, dim)
         if self.settle:
-            codes = beam_search.settled(
+            codes, _ = beam_search.settled(
                 rows,
                 propose=lambda rows: self._in_turn(stages, rows, beam)[:, None],
                 restore=lambda codes: self._decode(codes[:, :, None])[:, :, 0],

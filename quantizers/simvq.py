@@ -83,7 +83,7 @@ class SimVQ(Quantizer):
     def _encode_by_beam(self, latents: Tensor, k: int, beam: int) -> Tensor:
         tables = [beam_search.Table(*table) for table in self._tables()[:k]]
         middle = self.bias[:k].detach().float().sum(0)
-        return beam_search.encode(latents, tables, self.strides, beam, self._decode, middle)
+        return beam_search.encode(latents, tables, beam, self._decode, middle)
 
     def _decode(self, codes: Tensor) -> Tensor:
         tables, bias = self._tables(), self.bias.detach().float()

@@ -4,13 +4,15 @@ https://arxiv.org/abs/2410.00037)."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantizers.beam_search import Table, Turn, check_beam, search, settled
+from quantizers.beam_search import Table, check_beam, search, settled
 from quantizers.codebook import CodebookQuantizer, Step, Visit, carry, mean_square
+from quantizers.layered_search import PULLS, add_up
 from quantizers.projection import Kept
 from quantizers.search import products
 from quantizers.start import principal_axes
@@ -33,9 +35,10 @@ class SplitResidualVQ(CodebookQuantizer):
             gradients; None: no maps, and codebooks as wide as the latents.
         parallel: both halves quantize the latents, as in Mimi's published weights; needs codebook_dim.
         decay: of the moving averages that train the codebooks.
-        beam: width of the search in encoding (`beam_search`) for each half, so that semantic codes do not depend on
+        beam: width of the search in encoding (`layered_search`) for each half, so that semantic codes do not depend on
             acoustic ones: 1 is greedy, wider is better and slower. Acoustic codes are then searched for the least error
-            of the latents, not of what is mapped from them. Training is greedy.
+            of the latents, not of what is mapped from them, and such that the semantic ones are found again. Training
+            is greedy.
     """
 
     def __init__(
@@ -96,40 +99,53 @@ class SplitResidualVQ(CodebookQuantizer):
     def _encode_by_beam(self, latents: Tensor, k: int, beam: int) -> Tensor:
         batch, dim, frames = latents.shape
         first = min(k, self.semantic_codebooks)
-        semantic, acoustic = list(map(Turn, self._beam_tables(range(first)))), self._acoustic_turns(k)
-
-        def propose(rows: Tensor) -> Tensor:
-            choices = search(self._narrow(0, rows)[:, None], semantic, beam)
-            if not acoustic:
-                return choices
-            best = choices[:, :1]  # (N, 1, codes)
-            left = rows - restore(best[:, 0])
-            choices = search(left[:, None], acoustic, beam)
-            return torch.cat([best.expand(-1, choices.shape[1], -1), choices], 2)
+        semantic, (acoustic, inverse) = self._beam_tables(range(first)), self._outward(k)
 
         def restore(codes: Tensor) -> Tensor:
             return self._decode(codes[:, :, None])[:, :, 0]
 
+        def propose(rows: Tensor, pull: float = 0.0) -> Tensor:
+            choices = search(self._narrow(0, rows), semantic, beam)
+            if not acoustic:
+                return choices
+            codes = choices[:, 0]
+            target = rows - restore(codes)
+            if pull:
+                astray = self._narrow(0, rows) - add_up(semantic, codes)
+                target = target - pull * (astray if inverse is None else products(astray, inverse))
+            choices = search(target, acoustic, beam)
+            return torch.cat([codes[:, None].expand(-1, choices.shape[1], -1), choices], 2)
+
         rows = latents.mT.reshape(batch * frames, dim)
-        # In parallel each half finds the other's output again, too, so that nothing settles.
-        codes = propose(rows)[:, 0] if self.parallel else settled(rows, propose, restore)
+        if self.parallel and not acoustic:  # half of the latents is not coded as all of them
+            codes = propose(rows)[:, 0]
+        else:
+            codes, stays = settled(rows, propose, restore, further=0)
+            for pull in PULLS:
+                waiting = (~stays).nonzero()[:, 0]
+                if waiting.numel() == 0:
+                    break
+                found, there = settled(rows[waiting], partial(propose, pull=pull), restore, propose, further=0)
+                codes[waiting[there]], stays[waiting] = found[there], there
         return codes.reshape(batch, frames, k).mT
 
-    def _acoustic_turns(self, k: int) -> list[Turn]:
-        """The acoustic ones of the first k codebooks, as wide as the latents."""
+    def _outward(self, k: int) -> tuple[list[Table], Tensor | None]:
+        """The acoustic ones of the first k codebooks, as wide as the latents, and what takes (N, width) to latents that the
+        semantic map takes back to them; None where there is none."""
         first = self.semantic_codebooks
         if self.codebook_dim is None:
-            return list(map(Turn, self._beam_tables(range(first, k))))
-        widen = self.acoustic_out.weight
+            return self._beam_tables(range(first, k)), None
+        widen, narrow = self.acoustic_out.weight, self.semantic_in.weight
 
-        def make() -> list[Turn]:
+        def make() -> tuple[list[Table], Tensor]:
             tables = []
             for keys in self.codebooks[first:].float():
                 vectors = self._part(first, keys)
                 tables.append(Table(vectors, 0.5 * vectors.square().sum(1), widen.detach().float(), keys))
-            return list(map(Turn, tables))
+            return tables, torch.linalg.pinv(narrow.detach().float()).T.contiguous()
 
-        return self._kept.of([self.codebooks, widen], make)[: max(0, k - first)]
+        tables, inverse = self._kept.of([self.codebooks, widen, narrow], make)
+        return tables[: max(0, k - first)], inverse
 
     def _narrow(self, index: int, rows: Tensor) -> Tensor:
         """(N, dim) to what the half of codebook `index` quantizes (N, width)."""

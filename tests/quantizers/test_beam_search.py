@@ -138,10 +138,7 @@ def test_what_a_beam_codes_survives_decoding_and_encoding(name):
         kept[beam] = float((codes == again).float().mean())
         rise[beam] = error(quantizer, latents, again) / error(quantizer, latents, codes) - 1
     assert kept[1] < 0.97 and rise[1] > 0.01  # greedily it does not
-    if quantizer.frame_multiple > 1:
-        assert kept[8] > kept[1] + 0.05 and rise[8] < 0.7 * rise[1], (kept, rise)
-    elif "parallel" not in name:
-        assert kept[8] > 0.99 and rise[8] < 0.01, (kept, rise)
+    assert kept[8] > 0.99 and rise[8] < 0.01, (kept, rise)
 
 
 @every_family
@@ -151,10 +148,13 @@ def test_every_codebook_more_lowers_the_error(name):
     errors = [error(quantizer, latents, codes[:, :k]) for k in quantizer.counts]
     if "parallel" not in name:
         assert errors == sorted(errors, reverse=True), errors
-    for k in quantizer.counts[:-1]:  # a search of k codebooks knows of no others, and is better than the first k of all
+    # A search of k codebooks knows of no others, and is better than the first k of all. But a half of a parallel quantizer
+    # must see the codes of the other half in what few codebooks decode to.
+    most = 1.06 if "parallel" in name else 1.01
+    for k in quantizer.counts[:-1]:
         fewer = quantizer.encode(latents, k, beam=8)
         assert fewer.shape == (1, k, 300)
-        assert error(quantizer, latents, fewer) <= error(quantizer, latents, codes[:, :k]) * 1.01
+        assert error(quantizer, latents, fewer) <= error(quantizer, latents, codes[:, :k]) * most
 
 
 def test_semantic_codes_do_not_depend_on_how_many_acoustic_ones_there_are():
