@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="for which a stream waits for others to run with (default: %(default)g)")
     parser.add_argument("--patience", type=_at_least(float, 0.1), default=5.0, metavar="S",
                         help="after which a client that reads too slowly is closed (default: %(default)g)")
+    parser.add_argument("--origin", action="append", default=[], metavar="URL",
+                        help="of a page elsewhere whose visitors may use this server, as https://example.com; may be "
+                             "repeated; * for any (default: only the server's own page, and what is no browser)")
     parser.add_argument("--threads", type=_at_least(int, 1), default=1, metavar="N",
                         help="of the model (default: %(default)s)")
     add_device(parser)
@@ -41,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(args.threads)
     models = [load_model(name, args.device) for name in args.models or [DEFAULT_MODEL]]
-    server = Server(models, args.max_streams, args.max_wait / 1000, args.patience)
+    server = Server(models, args.max_streams, args.max_wait / 1000, args.patience, args.origin)
     names = ", ".join(model.config.name for model in models)
 
     def started(address: str) -> None:

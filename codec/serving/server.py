@@ -7,24 +7,26 @@ import contextlib
 import json
 import signal
 import socket
-import struct
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from typing import Any
 
-from aiohttp import ClientError, WSMessage, WSMsgType, web
+from aiohttp import ClientError, WSCloseCode, WSMessage, WSMsgType, web
 
 from codec.model import Codec
 from codec.serving import protocol
 from codec.serving.batcher import Batcher, Full
+from codec.serving.linger import Linger
 from codec.serving.live_stream import LiveStream, SlowReader
+from codec.serving.origin import allowed
 from codec.serving.protocol import ProtocolError, Wire
 
 MAX_MESSAGE = 1 << 18  # bytes
 NETWORK_BUFFER = 1 << 15  # bytes that may wait in the network in either direction, about: nobody can take them back
 HELLO_TIME = 10.0  # seconds for the hello
-CLOSE_TIME = 2.0  # seconds in which a client must take what it is told at the end
+CLOSE_TIME = 2.0  # seconds in which a client must take what it is told when something is wrong
+END_TIME = 10.0  # seconds in which a client must take the rest of a stream that has ended
 HEARTBEAT = 20.0  # seconds between pings; a client that does not answer within half of that is gone
 
 
@@ -39,11 +41,15 @@ class Server:
         models: clients choose by name; the first by default.
         max_streams: of all clients together.
         max_wait, patience: see `Batcher`.
+        origins: of pages, besides its own, from which browsers may open streams, as https://example.com; `*` for all.
 
     Raises ValueError for models of one name, and models that cannot run live.
     """
 
-    def __init__(self, models: Sequence[Codec], max_streams: int = 64, max_wait: float = 0.01, patience: float = 5.0):
+    def __init__(
+        self, models: Sequence[Codec], max_streams: int = 64, max_wait: float = 0.01, patience: float = 5.0,
+        origins: Collection[str] = (),
+    ):
         self._executor = ThreadPoolExecutor(1, "codec")
         self._batchers = {
             model.config.name: Batcher(model, max_streams, max_wait, patience, self._executor) for model in models
@@ -51,7 +57,8 @@ class Server:
         if len(self._batchers) < len(models):
             raise ValueError("two models have the same name: a client could not choose between them")
         self._descriptions = {model.config.name: protocol.describe(model) for model in models}
-        self.max_streams = max_streams
+        self.max_streams, self.origins = max_streams, origins
+        self._closing: set[asyncio.Task[None]] = set()
         self._sockets: dict[web.WebSocketResponse, LiveStream | None] = {}
         self._stopping = asyncio.Event()
 
@@ -79,7 +86,7 @@ class Server:
         """Clients are told, and have a moment to hear it."""
         self._stopping.set()
         for _ in range(int(20 * CLOSE_TIME)):
-            if not self._sockets:
+            if not self._sockets and not self._closing:
                 break
             await asyncio.sleep(0.05)
 
@@ -95,7 +102,9 @@ class Server:
         models = list(self._descriptions.values())
         return web.json_response({"models": models, "streams": self.streams, "max_streams": self.max_streams})
 
-    async def _stream(self, request: web.Request) -> web.WebSocketResponse:
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        if not allowed(request.headers.get("Origin"), request.host, self.origins):
+            return web.Response(status=403, text="this page may not use this server: start it with --origin to let it\n")
         ws = web.WebSocketResponse(
             compress=False, max_msg_size=MAX_MESSAGE, heartbeat=HEARTBEAT, timeout=CLOSE_TIME,
             writer_limit=NETWORK_BUFFER // 4,
@@ -112,7 +121,7 @@ class Server:
         if connection is not None:
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 connection.setsockopt(socket.SOL_SOCKET, option, NETWORK_BUFFER)
-        full = len(self._sockets) >= self.max_streams
+        full, linger = len(self._sockets) >= self.max_streams, Linger(transport)
         try:
             if full:
                 raise Full(f"the server is full: all {self.max_streams} streams are in use, try again later")
@@ -120,11 +129,15 @@ class Server:
             await self._talk(ws)
         except (ValueError, RuntimeError) as error:
             await self._tell(ws, error)
-        except (ConnectionError, ClientError):
+        except (ConnectionError, ClientError, asyncio.TimeoutError):
             pass
         finally:
             self._sockets.pop(ws, None)
-            asyncio.get_running_loop().call_later(CLOSE_TIME, _cut, transport)
+            answered = ws.close_code not in (None, WSCloseCode.ABNORMAL_CLOSURE)
+            seconds = END_TIME if ws.close_code == protocol.NORMAL else CLOSE_TIME
+            ending = asyncio.create_task(linger.finish(seconds, answered))
+            self._closing.add(ending)
+            ending.add_done_callback(self._closing.discard)
         return ws
 
     async def _talk(self, ws: web.WebSocketResponse) -> None:
@@ -146,7 +159,9 @@ class Server:
             ready = {"type": "ready", "direction": hello.direction, "format": hello.format, "codebooks": stream.num_codebooks}
             await ws.send_json(ready | self._descriptions[name])
             wire = Wire(batcher.model, hello.format)
-            await _first(_read(ws, stream, wire), _write(ws, stream, wire), stream.closed(), self._stopped())
+            done = await _first(_read(ws, stream, wire), _write(ws, stream, wire), stream.closed(), self._stopped())
+        if done is not None:  # nobody reads now: closing would end the reader, and that the closing
+            await asyncio.wait_for(_close(ws, protocol.NORMAL, done), END_TIME)
 
     async def _tell(self, ws: web.WebSocketResponse, error: Exception) -> None:
         """The reason as a message, and a code; a client that takes neither is cut off."""
@@ -155,14 +170,6 @@ class Server:
         code = codes.get(type(error), protocol.FAILED)
         with contextlib.suppress(asyncio.TimeoutError, ConnectionError, ClientError):
             await asyncio.wait_for(_close(ws, code, {"type": "error", "reason": " ".join(str(error).split())}), CLOSE_TIME)
-
-
-def _cut(transport: asyncio.Transport) -> None:
-    """End a connection that is still open at once: closing would wait for what nobody reads, here and in the kernel."""
-    connection = transport.get_extra_info("socket")
-    with contextlib.suppress(OSError, AttributeError):  # closed already; no socket
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
 
 
 async def _first(*works: Coroutine[Any, Any, Any]) -> Any:
@@ -206,8 +213,8 @@ def _order(fields: dict[str, Any], stream: LiveStream) -> bool:
     raise ProtocolError('a text message after the hello is {"type": "end"} or {"type": "codebooks", "codebooks": K}')
 
 
-async def _write(ws: web.WebSocketResponse, stream: LiveStream, wire: Wire) -> None:
-    """What comes out to the client; the samples of `both` are as many as went in."""
+async def _write(ws: web.WebSocketResponse, stream: LiveStream, wire: Wire) -> dict[str, Any]:
+    """What comes out to the client, and then the last message; the samples of `both` are as many as went in."""
     written = 0
     async for output in stream:
         if output.codes is not None and output.codes.shape[1]:
@@ -218,8 +225,7 @@ async def _write(ws: web.WebSocketResponse, stream: LiveStream, wire: Wire) -> N
             if len(samples):
                 await ws.send_bytes(wire.samples(samples))
     frames = stream.frames_in if stream.direction == "decode" else stream.frames_out
-    await _close(ws, protocol.NORMAL, {
-        "type": "done", "frames": frames, "samples_in": stream.samples_in, "samples_out": written})
+    return {"type": "done", "frames": frames, "samples_in": stream.samples_in, "samples_out": written}
 
 
 async def _close(ws: web.WebSocketResponse, code: int, fields: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import socket
@@ -12,9 +13,10 @@ import pytest
 import torch
 from stream_models import noise, streamed
 
-pytest.importorskip("aiohttp")
+aiohttp = pytest.importorskip("aiohttp")
 from clients import hello, rest, samples, serving  # noqa: E402
 
+from codec.serving.origin import allowed  # noqa: E402
 from codec.serving.protocol import ProtocolError, Wire, parse_hello  # noqa: E402
 from codec.serving.server import MAX_MESSAGE  # noqa: E402
 
@@ -253,7 +255,10 @@ def test_a_client_that_vanishes_frees_its_place(tiny_model, manner):
                 transport.abort()
             await site.until(0, seconds=2)
             (batcher,) = site.server._batchers.values()
-            await asyncio.sleep(0.05)
+            for _ in range(500):  # until the step that runs has ended
+                if len(batcher._engine) == 0:
+                    break
+                await asyncio.sleep(0.01)
             assert len(batcher._engine) == 0
 
     asyncio.run(main())
@@ -328,13 +333,54 @@ def test_a_slow_client_that_reads_again_reads_why(tiny_model):
 
 def test_messages_that_are_too_large_are_refused(tiny_model):
     async def main():
-        async with serving(tiny_model) as site, site.connect() as ws:
-            await hello(ws)
-            await ws.send_bytes(bytes(MAX_MESSAGE + 1))
-            assert (await rest(ws, tiny_model))[3] == 1009
+        async with serving(tiny_model) as site:
+            for size in (MAX_MESSAGE + 1, 30 * MAX_MESSAGE):  # the second is still on its way when it is refused
+                async with site.connect() as ws:
+                    await hello(ws)
+                    await ws.send_bytes(bytes(size))
+                    assert (await rest(ws, tiny_model))[3] == 1009
             await site.until(0)
 
     asyncio.run(main())
+
+
+def test_the_code_of_closing_arrives_whatever_the_client_still_sends(tiny_model):
+    async def one(site, index: int) -> int:
+        async with site.connect() as ws:
+            await hello(ws, direction="encode")
+            await ws.send_bytes(samples(np.zeros(700)))
+            await ws.send_json({"type": "end"} if index % 2 else {"type": "nonsense"})
+            if not index % 2:
+                with contextlib.suppress(ConnectionError, aiohttp.ClientError):
+                    for _ in range(20):
+                        await ws.send_bytes(samples(np.zeros(30_000)))
+            return (await rest(ws, tiny_model))[3]
+
+    async def main():
+        async with serving(tiny_model) as site:
+            assert await asyncio.gather(*(one(site, index) for index in range(40))) == [1002, 1000] * 20
+            await site.until(0)
+            while site.server._closing:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+def test_only_pages_that_may_open_streams(tiny_model):
+    async def main():
+        async with serving(tiny_model, origins=["https://friend.example"]) as site:
+            for origin in (site.address, "https://friend.example", "https://friend.example:443"):
+                async with site.connect(headers={"Origin": origin}) as ws:
+                    await hello(ws)
+            for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "https://friend.example:1", "http://[", ""):
+                with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                    await site.connect(headers={"Origin": origin})
+                assert refused.value.status == 403
+            await site.until(0)
+
+    asyncio.run(main())
+    assert allowed("https://any.example", "x", ["*"]) and allowed(None, "x") and allowed("http://x", "x:80") and allowed("http://X", "x")
+    assert not allowed("https://x", "x:80") and not allowed("null", "null", ["null"])
 
 
 def test_clients_of_a_server_that_stops_are_told(tiny_model):
