@@ -20,7 +20,8 @@ class Sweeps(lightning.Callback):
     quality against steps. Models that come while it runs are taken when it is done; what is measured is not measured again.
 
     directory: of the run; every: steps between models that are kept; data: recordings, as for `codec sweep`; limit: how many of them.
-    A sweep that fails is told, and training goes on.
+    A sweep that fails is told, and training goes on. A run that is stopped before its last step does not wait for it: the same command
+    goes on with both.
     """
 
     def __init__(self, directory: Path, every: int, data: str, limit: int):
@@ -38,18 +39,26 @@ class Sweeps(lightning.Callback):
     def on_train_end(self, trainer, module: CodecTraining) -> None:
         if not trainer.is_global_zero:
             return
+        if module.step < module.recipe.schedule.steps:
+            self._stop()
+            return
         self._wait()
         if self._waiting:
             self._start(module)
             self._wait()
 
     def on_exception(self, trainer, module: CodecTraining, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        """Every cell that it has measured is on disk."""
         if self._process is not None:
-            self._process.terminate()  # every cell that it has measured is on disk
+            self._process.terminate()
             self._process.wait()
+            self._process = None
 
     def _start(self, module: CodecTraining) -> None:
-        model = module.model
+        model, self._waiting = module.model, False
         if not model.quantizer.initialized:  # no model is kept before there are codebooks
             return
         counts = [k for k in (1, 2, 4, 8, 16, 32) if k in model.quantizer.counts[:-1]] + [model.num_codebooks]
@@ -59,8 +68,9 @@ class Sweeps(lightning.Callback):
         ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         with open(self.directory / LOG, "wb") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        self._waiting = False
+            self._process = subprocess.Popen(  # Ctrl-C is for the training
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
+            )
 
     def _ended(self) -> bool:
         if self._process is None:

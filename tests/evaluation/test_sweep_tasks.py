@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def tiny(tmp_path_factory, tiny_model) -> str:
 
 @pytest.fixture
 def go(data, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "STEPS", dict.fromkeys(tasks.STEPS, 12))
+    monkeypatch.setattr(tasks, "STEPS", 12)
 
     def run(**changes):
         settings = {"bitrates": [0.5, 2], "metric_names": metrics.of_tasks(["sounds"]), "jobs": 1, "samples": 0}
@@ -104,6 +105,16 @@ def test_labels_turned_round_teach_nothing(go, data, tmp_path):
     finally:
         manifest.unlink()
     assert result.report["tasks"][0]["original"]["mean"] < 0.8 and result.report["cells"][0]["metrics"]["label-audio"]["mean"] < 0.8
+
+
+def test_bad_recordings_are_asked_as_far_as_they_are_heard(go, data, tmp_path):
+    shutil.copytree(data, tmp_path / "some")
+    soundfile.write(tmp_path / "some" / "tone" / "silent.wav", np.zeros(RATE), RATE)
+    soundfile.write(tmp_path / "some" / "noise" / "short of it ü.wav", 0.1 * np.ones((2400, 2)), 48_000)
+    (tmp_path / "some" / "noise" / "broken.wav").write_text("no audio")
+    result = go(data=tmp_path / "some", bitrates=[0.5])
+    assert result.notes == [] and [one["file"] for one in result.report["failures"]] == ["noise/broken.wav"]
+    assert result.report["tasks"][0]["original"]["n"] == 22 and result.report["cells"][0]["metrics"]["label-tokens"]["n"] == 22
 
 
 def test_without_labels_a_task_is_left_out(go, tiny):

@@ -53,7 +53,7 @@ def _head(content: Mapping[str, Any]) -> str:
         words += f"; the first {settings['seconds']:g} s of each"
     if settings.get("rate"):
         words += f"; at {settings['rate']} Hz"
-    return f'<p class="soft">{escape(words)}. Means over recordings; bands and brackets are 95 % intervals of a bootstrap over them.</p>'
+    return f'<p class="soft">{escape(words)}. Means over recordings; bands and brackets are their 95 % intervals.</p>'
 
 
 def _curves(content: Mapping[str, Any], names: Sequence[str]) -> str:
