@@ -55,10 +55,11 @@ def run(args: argparse.Namespace) -> int | None:
     check_input(args.data)
     if not args.seconds > 0:
         raise ValueError(f"--seconds {args.seconds:g}: it must be above 0")
+    names = [*(args.metrics or ([] if args.tasks else metrics.DEFAULT)), *metrics.of_tasks(args.tasks)]
     with Progress() as progress:
         result = sweep(
             args.data, args.models, args.out, BITRATES if args.bitrates is None else args.bitrates or None,
-            [*(args.metrics or () if args.tasks else args.metrics or metrics.DEFAULT), *metrics.of_tasks(args.tasks)], args.jobs, args.layout, args.limit, args.rate, args.seconds, max(0, args.samples), args.lyra,
+            names, args.jobs, args.layout, args.limit, args.rate, args.seconds, max(0, args.samples), args.lyra,
             metrics.Options(args.asr, args.ecapa, args.embedding), args.compare, progress.update,
         )
     if compared := result.report.get("compare"):

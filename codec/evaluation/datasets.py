@@ -148,8 +148,9 @@ def _manifest(source: Path) -> list[Item]:
         raise DatasetError(str(error)) from None
     told = {str(source.parent / row["path"]): [str(row.get(key) or "") for key in ("speaker", "label", "fold")]
             for row in rows_of(source) if isinstance(row, dict) and "path" in row}
-    return _unique([Item(entry.path, Path(entry.path).relative_to(source.parent).as_posix()
-                         if Path(entry.path).is_relative_to(source.parent) else entry.path, *told.get(entry.path, ())) for entry in entries], source)
+    paths = [Path(entry.path) for entry in entries]
+    names = [path.relative_to(source.parent).as_posix() if path.is_relative_to(source.parent) else str(path) for path in paths]
+    return _unique([Item(entry.path, name, *told.get(entry.path, ())) for entry, name in zip(entries, names)], source)
 
 
 def _unique(items: Sequence[Item], source: Path) -> list[Item]:

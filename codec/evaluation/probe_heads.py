@@ -107,8 +107,9 @@ def classify(
 ) -> np.ndarray:
     """Train a `Classifier` and let it answer.
 
-    front: tables for `CodeVectors`, or a module in its place; train, test: codes or spectra (K, T) each; answers (N, S) int of `train`, -1 where a question has no answer; crop: train on so many
-    frames at random places. Returns (M, S) int of `test`. The same arguments give the same answers on one machine.
+    front: tables for `CodeVectors`, or a module in its place; train, test: codes or spectra (K, T) each; answers (N, S) int of
+    `train`, -1 where a question has no answer; crop: train on so many frames at random places. Returns (M, S) int of `test`. The
+    same arguments give the same answers on one machine.
     """
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):

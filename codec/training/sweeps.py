@@ -64,7 +64,8 @@ class Sweeps(lightning.Callback):
         counts = [k for k in (1, 2, 4, 8, 16, 32) if k in model.quantizer.counts[:-1]] + [model.num_codebooks]
         command = [
             sys.executable, "-m", "codec", "sweep", self.data, "--models", f"{self.directory}@steps", "--limit", str(self.limit),
-            "--bitrates", ",".join(f"{model.bitrate(k) / 1000:g}" for k in counts), "--jobs", str(JOBS), "--out", str(self.directory / FOLDER),
+            "--bitrates", ",".join(f"{model.bitrate(k) / 1000:g}" for k in counts), "--jobs", str(JOBS),
+            "--out", str(self.directory / FOLDER),
         ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         with open(self.directory / LOG, "wb") as log:

@@ -31,8 +31,8 @@ class Metric:
     name: in `--metrics` and tables; title: for people; unit: of the values; better: "higher" or "lower"; source: where it
     is defined; licence: of the program that computes it; install: the command that brings that; modules: what the command
     brings; level: "pair" compares original and decoded speech, "alone" hears the decoded speech only, "codes" is of the codes
-    of one recording, "set" of all recordings of a cell together, "task" is of probes that are trained on them; weighted: a mean over recordings counts each by its weight; option: the
-    one of `Options` without which values are not the same.
+    of one recording, "set" of all recordings of a cell together, "task" is of probes that are trained on them; weighted: a mean
+    over recordings counts each by its weight; option: the one of `Options` that decides what the values are.
     """
 
     name: str
@@ -68,8 +68,8 @@ class Coded:
     """What a system made of one recording.
 
     wav (T,) at the original's rate, as long as that; bits: that it took; encoding, decoding: seconds of processor time;
-    codes (K, frames) or None: of systems with tokens; recode: samples (T,) at `rate` to codes (K, frames), for robustness; blocks: gives the
-    bits of the blocks of its .tok file, entropy-coded (with the model's prior, where it has one) and bit-packed.
+    codes (K, frames) or None: of systems with tokens; recode: samples (T,) at `rate` to codes (K, frames), for robustness;
+    blocks: gives the bits of the blocks of its .tok file, entropy-coded (with the model's prior, where it has one) and bit-packed.
     """
 
     sound: Sound

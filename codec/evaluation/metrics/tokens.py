@@ -68,8 +68,8 @@ class EntropyCoding:
 
     metrics = (
         Metric("coded", "After entropy coding", "kbit/s", LOWER, "blocks of the .tok file", weighted=True, option=PRIOR, **OWN),
-        Metric("saved", "Saved by entropy coding", "% of the bits", HIGHER, "blocks of the .tok file, against bit-packed ones", weighted=True,
-               digits=1, option=PRIOR, **OWN),
+        Metric("saved", "Saved by entropy coding", "% of the bits", HIGHER, "blocks of the .tok file, against bit-packed ones",
+               weighted=True, digits=1, option=PRIOR, **OWN),
     )
 
     def __init__(self, options: Options):

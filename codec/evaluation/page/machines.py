@@ -31,9 +31,9 @@ def section(content: Mapping[str, Any], names: Sequence[str]) -> str:
     rows.append(_row(CHANCE, "", {metric: {"mean": one["chance"], "low": None} for metric, one in tasks.items()}, {}))
     heads = "".join(f"<th>{escape(text)}</th>" for text in ("", *(content["metrics"][metric]["title"] for metric in tasks)))
     return (
-        '<p class="soft">Right answers, in per cent, of small networks that are trained on the recordings as each system decodes them, or on its '
-        "tokens, and asked about recordings that they have not heard; brackets as above. What a codec costs is what is missing to the recordings "
-        f'themselves.</p><div class="cards">{"".join(cards)}</div><div class="wide after"><table><thead><tr>{heads}</tr></thead>'
+        '<p class="soft">Right answers, in per cent, of small networks that are trained on the recordings as each system decodes them, or '
+        "on its tokens, and asked about recordings that they have not heard; brackets as above. What a codec costs is what is missing to "
+        f'the recordings themselves.</p><div class="cards">{"".join(cards)}</div><div class="wide after"><table><thead><tr>{heads}</tr></thead>'
         f'<tbody>{"".join(rows)}</tbody></table></div>'
     )
 

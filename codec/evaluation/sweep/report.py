@@ -44,8 +44,8 @@ def write(
     for row in content["cells"]:
         row |= {key: models.get(row["model"], {})[key] for key in ("run", "step") if key in models.get(row["model"], {})}
     content["tasks"] = [
-        {"metric": one.metric, "note": one.note, "chance": round(one.chance, 6), "original": summary.rounded(resamples.estimate(one.original))
-         if one.original else None} for one in references
+        {"metric": one.metric, "note": one.note, "chance": round(one.chance, 6),
+         "original": summary.rounded(resamples.estimate(one.original)) if one.original else None} for one in references
     ]
     together = _together(out, groups, names, content["codes"])
     for row in content["cells"]:

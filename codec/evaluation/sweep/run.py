@@ -99,8 +99,11 @@ def sweep(
     originals = [Chosen.of(Original())] if of_audio and ORIGINAL not in wants else []  # which the probes of audio are held against
     wants |= {one.system.name: [HEARD] for one in originals}
     every = chosen + originals
-    plan = Plan(str(out), tuple(getattr(one.system, "source", one.system.name) for one in every), lyra, options, rate, seconds, tuple(heard))
-    made = {one.system.name: {metric.name: metrics.made_with(metric, options, one.facts) for metric in wanted if metric.option} for one in every}
+    sources = tuple(getattr(one.system, "source", one.system.name) for one in every)
+    plan = Plan(str(out), sources, lyra, options, rate, seconds, tuple(heard))
+    made = {
+        one.system.name: {metric.name: metrics.made_with(metric, options, one.facts) for metric in wanted if metric.option} for one in every
+    }
     table = _cells(items, every)
     known = journal.read(out)
     for cell in table:

@@ -48,8 +48,8 @@ class Ours:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Of its codes: entries of each codebook, seconds of a frame, and what names its prior, empty without one; where it is a model of a step of
-        training, the run and the step."""
+        """Of its codes: entries of each codebook, seconds of a frame, and what names its prior, empty without one; where it is a
+        model of a step of training, the run and the step."""
         try:
             prior = self.prior.id.hex() if self.prior else ""
         except ValueError:
