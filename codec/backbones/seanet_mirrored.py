@@ -17,6 +17,7 @@ from codec.backbones.base import Network
 from codec.nn.activations import ELU
 from codec.nn.lstm import BidirectionalLSTM, ResidualLSTM
 from codec.nn.padded import PaddedConv1d, TrimmedConvTranspose1d
+from codec.nn.slices import Slices, wide_strides
 from codec.nn.snake import Snake
 
 ACTIVATIONS = {"elu": lambda channels: ELU(), "snake": Snake}
@@ -72,6 +73,9 @@ class MirroredSEANetEncoder(Network):
         super().__init__()
         check(strides, hop, activation)
         self.window = grid(window_frames, overlap_frames)
+        wide = wide_strides(strides, channels)
+        down = math.prod(strides[:wide])
+        numbers = channels * down
         layers: list[nn.Module] = [PaddedConv1d(1, channels, kernel_size)]
         for stride in strides:
             for j in range(residual_layers):
@@ -83,9 +87,14 @@ class MirroredSEANetEncoder(Network):
             channels *= 2 if bidirectional else 1
         layers += [ACTIVATIONS[activation](channels), PaddedConv1d(channels, dim, kernel_size)]
         self.layers = nn.Sequential(*layers)
+        self._fine = 1 + wide * (residual_layers + 2)
+        self._slices = Slices(self._fine_layers(), numbers, down=down)
+
+    def _fine_layers(self) -> list[nn.Module]:
+        return list(self.layers[: self._fine])
 
     def forward(self, wav: Tensor, state: None = None) -> tuple[Tensor, None]:
-        return self.layers(wav), None
+        return self.layers[self._fine :](self._slices.run(self._fine_layers(), wav)), None
 
 
 class MirroredSEANetDecoder(Network):
@@ -102,6 +111,9 @@ class MirroredSEANetDecoder(Network):
         super().__init__()
         check(strides, hop, activation)
         self.window = grid(window_frames, overlap_frames)
+        coarse = len(strides) - wide_strides(strides[::-1], channels)
+        up = math.prod(strides[coarse:])
+        numbers = channels * up
         channels *= 2 ** len(strides)
         layers: list[nn.Module] = [PaddedConv1d(dim, channels, kernel_size)]
         if lstm_layers:
@@ -113,9 +125,14 @@ class MirroredSEANetDecoder(Network):
                 layers.append(ResidualUnit(channels, residual_kernel_size, dilation_base**j, compress, activation))
         layers += [ACTIVATIONS[activation](channels), PaddedConv1d(channels, 1, kernel_size)]
         self.layers = nn.Sequential(*layers)
+        self._coarse = 1 + bool(lstm_layers) + coarse * (residual_layers + 2)
+        self._slices = Slices(self._fine_layers(), numbers, up=up)
+
+    def _fine_layers(self) -> list[nn.Module]:
+        return list(self.layers[self._coarse :])
 
     def forward(self, latents: Tensor, state: None = None) -> tuple[Tensor, None]:
-        return self.layers(latents), None
+        return self._slices.run(self._fine_layers(), self.layers[: self._coarse](latents)), None
 
 
 def check(strides: Sequence[int], hop: int, activation: str) -> None:

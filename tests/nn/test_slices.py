@@ -7,11 +7,16 @@ import torch
 from torch import nn
 
 from codec.backbones.dac import DACDecoder, DACEncoder
+from codec.backbones.seanet_mirrored import MirroredSEANetDecoder, MirroredSEANetEncoder
 from codec.backbones.snac import SNACDecoder, SNACEncoder
 from codec.nn import slices
 from codec.nn.slices import Slices, wide_strides
 
 STRIDES = (2, 4, 5)
+SEANET = {
+    "channels": 8, "kernel_size": 7, "residual_kernel_size": 3, "residual_layers": 2, "dilation_base": 2, "compress": 2,
+    "lstm_layers": 1, "activation": "elu", "window_frames": 100, "overlap_frames": 10,
+}
 
 
 def network(kind: str) -> nn.Module:
@@ -22,6 +27,8 @@ def network(kind: str) -> nn.Module:
         "dac decoder, not whole": lambda: DACDecoder(12, 40, 64, STRIDES[::-1], whole=False, tanh=True),
         "snac encoder": lambda: SNACEncoder(64, 40, 8, STRIDES, depthwise=True),
         "snac decoder": lambda: SNACDecoder(64, 40, 64, STRIDES[::-1], depthwise=True, noise=True),
+        "seanet encoder": lambda: MirroredSEANetEncoder(12, 40, strides=STRIDES, bidirectional=True, **SEANET),
+        "seanet decoder": lambda: MirroredSEANetDecoder(12, 40, strides=STRIDES[::-1], **SEANET),
     }[kind]()
     for name, value in made.named_parameters():
         if name.endswith("alpha"):
@@ -29,7 +36,7 @@ def network(kind: str) -> nn.Module:
     return made.eval().requires_grad_(False)
 
 
-KINDS = ["dac encoder", "dac decoder", "dac decoder, not whole", "snac encoder", "snac decoder"]
+KINDS = ["dac encoder", "dac decoder", "dac decoder, not whole", "snac encoder", "snac decoder", "seanet encoder", "seanet decoder"]
 
 
 @pytest.mark.parametrize("few", [1, 200, 10_000])
@@ -53,9 +60,10 @@ def test_slices_make_the_whole(kind, few, monkeypatch):
 
 
 @torch.no_grad()
-def test_the_margin_is_what_is_seen_and_no_more():
+@pytest.mark.parametrize("kind", ["dac encoder", "seanet encoder"])
+def test_the_margin_is_what_is_seen_and_no_more(kind):
     """One input beyond the margin changes nothing of a slice, and one at its edge does."""
-    model = network("dac encoder")
+    model = network(kind)
     layers, margin, down = model._fine_layers(), model._slices.margin, model._slices.down
     x = torch.randn(1, 1, down * (4 * margin + 1))
     y = model._slices.run(layers, x)
