@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from stream_models import noise, streamed
 
 from codec import hub
 from codec.cli import main
@@ -48,6 +49,37 @@ def test_the_example_codes_whole_and_live_without_torch(tiny_model, exported, tm
         assert rate == tiny_model.sample_rate
         assert audio.shape == expected.shape
         np.testing.assert_allclose(audio[:compared], expected[:compared], rtol=0, atol=1e-4)  # 16 bits
+
+
+def test_transformers_are_exported_for_every_length(tmp_path):
+    """Whose attention live code cuts into spans, as many as the signal has."""
+    model = streamed("mimi")
+    export(model, tmp_path / "out", format="torch")
+    encoder, decoder = (torch.export.load(tmp_path / "out" / f"{name}.pt2").module() for name in ("encoder", "decoder"))
+    for batch, frames in ((1, 2), (3, 5), (1, 333)):
+        wav = noise(batch, 1, frames * model.frame_size, seed=frames)
+        tokens = model.encode(wav)
+        (codes,) = encoder(wav)
+        assert (codes == tokens.codes).double().mean() > 0.999
+        (audio,) = decoder(tokens.codes)
+        torch.testing.assert_close(audio, model.decode(tokens), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["encodec", "seanet"])
+def test_graphs_of_one_length_are_refused(name, tmp_path):
+    with pytest.raises(ExportError, match="has an LSTM"):
+        export(streamed(name), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_read_back_is_refused(tiny_model, tmp_path, monkeypatch):
+    def load(path):
+        raise RuntimeError("broken\ninside")
+
+    monkeypatch.setitem(formats.FORMATS, "torch", formats.Format(".pt2", lambda graph, path: None, load))
+    with pytest.raises(ExportError, match="encoder cannot be read back: .*[(]broken[)]$"):
+        export(tiny_model, tmp_path / "out", format="torch")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_differs_from_the_live_model_is_not_kept(tiny_model, tmp_path, monkeypatch):

@@ -47,13 +47,23 @@ def export(model: Codec, out: str | os.PathLike[str], format: str = "onnx", num_
             for graph in made:
                 path = beside / f"{graph.name}{kind.suffix}"
                 kind.write(graph, path)
-                _check(graph, kind.load(path))
+                _check(graph, _loaded(graph, kind, path))
         (beside / DESCRIPTION).write_text(json.dumps(_description(model, made, kind.suffix), indent=2) + "\n")
         os.replace(beside, out)
     finally:
         model.to(device)
         shutil.rmtree(beside, ignore_errors=True)
     return out
+
+
+def _loaded(graph: Graph, kind: formats.Format, path: Path) -> formats.Run:
+    try:
+        return kind.load(path)
+    except ExportError:
+        raise
+    except Exception as error:  # of many kinds
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExportError(f"{graph.name} cannot be read back: this model cannot be exported ({reason[0]})") from None
 
 
 def _check(graph: Graph, run: formats.Run) -> None:

@@ -154,6 +154,9 @@ def graphs(model: Codec, k: int) -> list[Graph]:
         raise ExportError(f"{model.config.name} is coded in windows, which one graph does not hold: it cannot be exported")
     if not model.quantizer.decodes or model.quantizer.frame_multiple > 1:
         raise ExportError(f"{model.config.name}: its quantizer codes frames together or not back: it cannot be exported")
+    if any(isinstance(part, nn.LSTM) for part in model.modules()):
+        raise ExportError(f"{model.config.name} has an LSTM, of which torch.export makes a graph for one length alone: it cannot be "
+                          "exported")
     made: list[Graph] = [Encode(model, k), Decode(model, k)]
     for step, network, first in (
         (EncodeStep, model.encoder, noise(1, 1, model.frame_size)),

@@ -56,13 +56,15 @@ class Block(nn.Module):
     def _attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, turns: tuple[Tensor, Tensor], unseen: Tensor | None
     ) -> Tensor:
-        """In spans of a window's length, each with the keys that its windows reach: the cost is linear in T."""
+        """In spans of a window's length, each with the keys that its windows reach: the cost is linear in T. In graphs, whose T is
+        not known, in one."""
         cos, sin = turns
         past = keys.shape[2] - queries.shape[2]
         queries, keys = rotate(queries, cos[past:], sin[past:]), rotate(keys, cos, sin)
         spans = []
-        for start in range(0, queries.shape[2], self.window):
-            stop = min(start + self.window, queries.shape[2])
+        size = queries.shape[2] if torch.compiler.is_exporting() else self.window
+        for start in (0,) if torch.compiler.is_exporting() else range(0, queries.shape[2], size):
+            stop = min(start + size, queries.shape[2])
             first, last = max(0, past + start - self.window + 1), past + stop
             distance = (torch.arange(past + start, last, device=keys.device)[:, None]
                         - torch.arange(first, last, device=keys.device))  # (queries, keys), in steps
@@ -77,7 +79,9 @@ class Block(nn.Module):
     def _latest(self, steps: Tensor) -> Tensor:
         """The last `window - 1` of keys or values (B, heads, P + T, width), zeros before the first."""
         keep = self.window - 1
-        return F.pad(steps, (0, 0, max(0, keep - steps.shape[2]), 0))[:, :, max(0, steps.shape[2] - keep) :].clone()
+        missing = keep if torch.compiler.is_exporting() else max(0, keep - steps.shape[2])
+        steps = F.pad(steps, (0, 0, missing, 0))
+        return steps[:, :, steps.shape[2] - keep :].clone()
 
 
 class CausalTransformer(nn.Module):

@@ -15,7 +15,7 @@ PADDINGS = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate"}
 def prefers_product(weight: Tensor, outputs: int) -> bool:
     """Whether a plain matrix product is faster for so few outputs: a CPU's convolutions rearrange all weights at every call.
     Not with gradients."""
-    if weight.device.type != "cpu" or torch.is_grad_enabled():
+    if weight.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_exporting():
         return False
     return any(weight.numel() >= numbers and outputs <= most for numbers, most in LARGE_WEIGHTS)
 
@@ -68,6 +68,7 @@ class CausalConv1d(nn.Module):
 
     def _padded(self, x: Tensor, past: Tensor | None) -> Tensor:
         left, right, mode = self.history, -x.shape[2] % self.stride, PADDINGS[self.padding]
+        right = 0 if torch.compiler.is_exporting() else right  # graphs take whole frames
         if past is not None:
             x = torch.cat([past, x], dim=2) if left else x
             return F.pad(x, (0, right), mode) if right else x
