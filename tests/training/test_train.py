@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -169,18 +171,50 @@ def test_a_batch_of_nan_spoils_nothing(data, tmp_path):
     assert_same(before, dict(module.model.state_dict()))
 
 
-def test_two_processes_train_together(data, tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tiny.recipe(data, tmp_path)))
-    done = subprocess.run(
-        [sys.executable, "-m", "codec", "train", str(path), "run.devices=2", "schedule.steps=6"], capture_output=True, text=True, timeout=300
+def start_training(data, folder, *settings: str, **environment: str) -> subprocess.Popen:
+    folder.mkdir(exist_ok=True)
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny.recipe(data, folder)))
+    return subprocess.Popen(
+        [sys.executable, "-m", "codec", "train", str(path), "schedule.steps=6", *settings], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment},
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("model/ is the newest model") == 1
-    assert codec.load(tmp_path / "tiny/model").num_codebooks == 3
-    generator, discriminator = torch.load(tmp_path / "tiny/last.ckpt", weights_only=True)["optimizer_states"]
+
+
+@pytest.fixture(scope="module")
+def two_processes(data, tmp_path_factory):
+    """The folder of a run of two processes that one command starts, and what it printed."""
+    folder = tmp_path_factory.mktemp("two")
+    process = start_training(data, folder, "run.devices=2")
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-2000:]
+    return folder / "tiny", out
+
+
+def test_two_processes_train_together(two_processes):
+    folder, out = two_processes
+    assert out.count("model/ is the newest model") == 1
+    assert codec.load(folder / "model").num_codebooks == 3
+    generator, discriminator = torch.load(folder / "last.ckpt", weights_only=True)["optimizer_states"]
     assert {int(s["step"]) for s in generator["state"].values()} == {6}
     assert {int(s["step"]) for s in discriminator["state"].values()} == {1}
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_two_processes_of_one_do(data, two_processes, tmp_path):
+    """As docs/scale.md has it: the same command on each, told which one it is; here both are this one."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    nodes = [
+        start_training(data, tmp_path, "run.nodes=2", NODE_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        for rank in ("0", "1")
+    ]
+    for node in nodes:
+        _, errors = node.communicate(timeout=300)
+        assert node.returncode == 0, errors[-2000:]
+    one, other = (torch.load(folder / "last.ckpt", weights_only=True) for folder in (tmp_path / "tiny", two_processes[0]))
+    assert_same(one["state_dict"], other["state_dict"])
 
 
 def test_one_step_is_one_update_of_the_generator(data, tmp_path):
