@@ -45,7 +45,7 @@ def run(
         rows = [{"shard": n, "inputs": pickle.dumps([inputs[index] for index in plan.shard(n)])} for n in todo]
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Coder, fn_constructor_args=(model, device, plan, folder), batch_size=1, num_cpus=1, num_gpus=int(kind == "GPU"),
-            compute=ray.data.ActorPoolStrategy(size=min(most, len(todo)), max_tasks_in_flight_per_actor=1),
+            compute=ray.data.ActorPoolStrategy(size=min(most, len(todo)), max_tasks_in_flight_per_actor=2),  # one waits
         )
         for row in done.iter_rows():
             if row["error"]:
@@ -99,9 +99,9 @@ def _join(ray: Any, address: str | None, jobs: int | None) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong is told below
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # of any kind: Ray raises plain ones where its processes take too long to start
         reason = " ".join(str(error).split())[:300]
-        raise CorpusError(f"no Ray cluster answers at {address} ({reason}): start one with `ray start --head`") from None
+        raise CorpusError(f"Ray does not start or answer at {address} ({reason}): see `ray status`, and `ray start --head`") from None
 
 
 def _wait(folder: Path, todo: list[int]) -> None:
