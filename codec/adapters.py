@@ -5,24 +5,56 @@ conventions becomes a `Codec` for tokens, files, sweeps and language models.
     model = codec.adapters.adapt(outside)
     tokens = model.encode(wav, sample_rate=44_100)      # Tokens, saved and cut like any others
     audio = model.decode(tokens)
+
+Where a model is named, as for `codec sweep --models`, a function of a Python file gives one: `mine.py:mimi` (see `load`).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import math
+import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from codec.config import CodecConfig
+from codec.backbones.base import Network
+from codec.config import CodecConfig, ConfigError
 from codec.model import Codec, fingerprint
 from codec.tokens import TokenSpec
 from quantizers import Quantizer
 from quantizers.unchanged import Unchanged
 
 CONVENTIONS = ("transformers", "audiocraft", "speechtokenizer")
+PROGRAM = re.compile(r"(.+\.py):([A-Za-z_]\w*)")  # FILE.py:FUNCTION
+
+
+def load(source: str) -> Codec:
+    """What a function of a Python file gives: one of our codecs, or an object for `adapt`.
+
+    The file is run, so name none that you do not trust. Raises ConfigError where there is no such file or function, and for
+    what fails in it.
+    """
+    match = PROGRAM.fullmatch(source)
+    if match is None or not Path(match[1]).is_file():
+        raise ConfigError(f"{source}: no such file: name a function of a Python file as FILE.py:FUNCTION")
+    spec = importlib.util.spec_from_file_location(Path(match[1]).stem, match[1])
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        function = getattr(module, match[2], None)
+        if not callable(function):
+            raise ConfigError(f"{match[1]} has no function {match[2]}")
+        made = function()
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever the user's program raises
+        raise ConfigError(f"{source}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+    return made if isinstance(made, Codec) else adapt(made)
 
 
 def adapt(
@@ -65,9 +97,11 @@ class AdaptedCodec(Codec):
         self, outside: Any, convention: str, name: str, sample_rate: int, frame_size: int, codebook_sizes: tuple[int, ...],
     ):
         nn.Module.__init__(self)
-        self.config = CodecConfig(name=name, sample_rate=sample_rate, frame_size=frame_size)
+        self.config = CodecConfig(name=name, sample_rate=sample_rate, frame_size=frame_size, dim=len(codebook_sizes))
         self.outside, self.convention = outside, convention
-        self.quantizer = Quantizer(1, codebook_sizes)  # keeps the books; encoding is outside
+        self.quantizer = _Books(1, codebook_sizes)
+        self.encoder = _Whole(lambda wav: self.encode_frames(wav, self.num_codebooks).float())
+        self.decoder = _Whole(lambda codes: self.decode_frames(codes[:, (codes[0, :, 0] >= 0)].long()))
         self._spec = None
         self.eval()
 
@@ -91,6 +125,9 @@ class AdaptedCodec(Codec):
                 codebook_sizes=self.codebook_sizes, fingerprint=mark, decoder_fingerprint=mark,
             )
         return self._spec[1]
+
+    def release(self, part: str) -> None:
+        """Nothing: what belongs to which half is known outside alone."""
 
     def check_dtype(self) -> None:
         """Whatever the outside codec computes in."""
@@ -158,6 +195,31 @@ class AdaptedCodec(Codec):
         return dict(self.outside.state_dict()) if hasattr(self.outside, "state_dict") else {}
 
 
+class _Whole(Network):
+    """What files are coded with: a network that is given all of a signal at once, with codes in the place of latents."""
+
+    window = (2**40, 0)
+    ragged = True
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self._function = function
+
+    def forward(self, x: Tensor, state: None = None) -> tuple[Tensor, None]:
+        return self._function(x), None
+
+
+class _Books(Quantizer):
+    """Keeps the sizes; quantizing is outside. In what is decoded -1 stands for codebooks that are not there."""
+
+    def encode(self, latents: Tensor, num_codebooks: int | None = None, beam: int | None = None) -> Tensor:
+        return latents[:, :num_codebooks].long()
+
+    def decode(self, codes: Tensor) -> Tensor:
+        self.check_codes(codes)
+        return nn.functional.pad(codes.float(), (0, 0, 0, self.num_codebooks - codes.shape[1]), value=-1)
+
+
 def _guess(outside: Any) -> str:
     if not all(callable(getattr(outside, method, None)) for method in ("encode", "decode")):
         raise ValueError(f"{type(outside).__name__} has no encode and decode: nothing can be adapted")
@@ -181,10 +243,12 @@ def _facts(outside: Any, convention: str) -> dict[str, Any]:
         count = next((getattr(config, key) for key in ("num_quantizers", "n_codebooks") if hasattr(config, key)), None)
         size = getattr(config, "codebook_size", None)
     elif convention == "audiocraft":
-        rate, size, count = outside.sample_rate, outside.cardinality, outside.num_codebooks
-        hop = round(rate / outside.frame_rate)
+        rate, size, count, frames = (
+            getattr(outside, key, None) for key in ("sample_rate", "cardinality", "num_codebooks", "frame_rate")
+        )
+        hop = rate and frames and round(rate / frames)
     else:
-        rate, hop, count = getattr(outside, "sample_rate", None), outside.downsample_rate, outside.n_q
+        rate, hop, count = (getattr(outside, key, None) for key in ("sample_rate", "downsample_rate", "n_q"))
         size = getattr(outside, "codebook_size", None)
     sizes = (int(size),) * int(count) if size and count else None
     return {"sample_rate": rate and int(rate), "frame_size": hop and int(hop), "codebook_sizes": sizes}

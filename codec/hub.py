@@ -32,10 +32,15 @@ def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu") -> Code
     (also `hf:owner/name`).
 
     A directory or hub id may hold a model of `transformers` or its authors (those of `codec.convert`), which is converted in
-    memory, as is a single file of weights of EnCodec, DAC or Mimi. The model is in evaluation mode. Raises ValueError when
+    memory, as is a single file of weights of EnCodec, DAC or Mimi. `FILE.py:FUNCTION` is a codec that stays outside, see
+    `codec.adapters.load`. The model is in evaluation mode. Raises ValueError when
     there is no such model or its files do not fit together.
     """
     directory = find(str(name))
+    if _is_program(str(name)):
+        from codec import adapters
+
+        return adapters.load(str(name)).to(device)
     if is_foreign(directory):
         return convert(directory, fetch_for(str(name))).to(device)
     config = CodecConfig.from_json(directory / CONFIG)
@@ -102,12 +107,12 @@ def _state(model: Codec) -> dict[str, torch.Tensor]:
 
 
 def find(name: str) -> Path:
-    """The directory of a model, downloaded if need be. Raises ValueError when there is no such model."""
+    """The directory of a model, or its file, downloaded if need be. Raises ValueError when there is no such model."""
     if name.startswith("hf:"):
         return _download(name[3:])
     if (PRETRAINED / name / CONFIG).is_file():
         return PRETRAINED / name
-    path = Path(name)
+    path = Path(name.rpartition(":")[0] if _is_program(name) else name)
     if path.is_file():
         return path
     if path.is_dir():
@@ -120,6 +125,11 @@ def find(name: str) -> Path:
     if _may_be_hub_id(name):
         return _download(name)
     raise ConfigError(f"no model is named {name!r}: there is {', '.join(models()) or 'none'}, or give a directory")
+
+
+def _is_program(name: str) -> bool:
+    """Whether it is FILE.py:FUNCTION."""
+    return name.rpartition(":")[0].endswith(".py")
 
 
 def fetch_for(name: str) -> Callable[[str], Path] | None:

@@ -108,6 +108,96 @@ def test_what_is_outside_cannot_do_everything():
         model.frame.encode(steps(3))
 
 
+MINE = """
+import test_adapters
+
+def outside():
+    return test_adapters.Audiocraft()
+
+def ours():
+    from codec.adapters import adapt
+    return adapt(test_adapters.SpeechTokenizer(), codebook_sizes=(8, 8), name="st")
+
+def broken():
+    raise RuntimeError("no\\nweights here")
+
+number = 3
+"""
+
+
+@pytest.fixture
+def mine(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    return str(tmp_path / "mine.py")
+
+
+def test_a_function_of_a_program_is_a_model_by_name(mine):
+    wav = steps(31)
+    for name in ("outside", "ours"):
+        model = codec.load(f"{mine}:{name}")
+        assert torch.equal(model.encode(wav).codes, adapt(Audiocraft()).encode(wav).codes)
+        assert model.spec == codec.load(f"{mine}:{name}").spec
+        model.release("decoder")  # both halves stay: they are not known apart
+        assert model.decode(model.encode(wav)).shape == (1, 1, 3100)
+
+
+@pytest.mark.parametrize("name, problem", [
+    ("broken", "mine.py:broken: RuntimeError: no weights here$"), ("nothing", "mine.py has no function nothing"),
+    ("number", "has no function number"),
+])
+def test_programs_that_give_no_model(mine, name, problem):
+    with pytest.raises(ValueError, match=problem):
+        codec.load(f"{mine}:{name}")
+    with pytest.raises(ValueError, match="no model is named"):
+        codec.load(f"elsewhere-{name}.py:outside")
+
+
+def test_files_are_coded_as_a_whole(mine, tmp_path):
+    """What the codec is given is all of a recording, however long."""
+    import soundfile
+
+    from codec.files import decode_file, encode_file
+
+    model = codec.load(f"{mine}:outside")
+    wav = steps(1234)[:-30].repeat(1, 1) * 0.99
+    soundfile.write(tmp_path / "a.wav", wav.numpy().T, 8000, subtype="FLOAT")
+    report = encode_file(model, tmp_path / "a.wav", tmp_path / "a.tok")
+    assert report.num_frames == 1234 and torch.equal(codec.Tokens.load(tmp_path / "a.tok").codes, model.encode(wav[0]).codes)
+    decode_file(model, tmp_path / "a.tok", tmp_path / "b.wav")
+    heard, rate = soundfile.read(tmp_path / "b.wav", dtype="float32")
+    assert rate == 8000
+    expected = model.decode(model.encode(wav[0]))[0, 0].clamp(-1, 32767 / 32768)
+    encode_file(model, tmp_path / "a.wav", tmp_path / "one.tok", num_codebooks=1)
+    assert decode_file(model, tmp_path / "one.tok", tmp_path / "one.wav").num_codebooks == 1
+    torch.testing.assert_close(torch.from_numpy(heard), expected, rtol=0, atol=1 / 32768)
+
+
+def test_sweeps_know_them_by_name(mine):
+    from codec.evaluation.sound import Sound
+    from codec.evaluation.systems import build
+
+    (system,) = build([f"{mine}:outside"])
+    assert [setting.name for setting in system.settings(None)] == ["k=1", "k=2"] and not system.missing()
+    coded = system.code(Sound(steps(31).numpy(), 8000), system.settings(None)[1])
+    assert coded.bits == 31 * 6 and coded.sound.wav.shape == (3100,) and system.facts["sizes"] == [8, 8]
+
+
+def test_info_says_what_is_known(mine, capsys):
+    from codec.cli import main
+
+    assert main(["info", f"{mine}:outside"]) == 0
+    said = capsys.readouterr().out
+    assert "Audiocraft" in said and "latency ms           not known" in said and "encoder parameters   not known" in said
+
+
+def test_they_are_not_saved_for_transformers():
+    pytest.importorskip("transformers")
+    from codec.lm import auto
+
+    with pytest.raises(ValueError, match="Audiocraft is coded outside and cannot be saved for transformers"):
+        auto.wrap(adapt(Audiocraft()))
+
+
 def _small(name):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)

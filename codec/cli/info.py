@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -95,18 +96,21 @@ def _model(name: str) -> dict[str, Any]:
     from codec import hub
 
     model = hub.load(name)
-    weights = hub.find(name) / hub.WEIGHTS
+    place = hub.find(name)
+    weights = place if place.is_file() else place / hub.WEIGHTS
     spec = model.spec
     return {
         "kind": "model", "name": model.config.name, "sample_rate": model.sample_rate, "frame_rate": model.frame_rate,
         "frame_size": model.frame_size, "output_sample_rate": model.output_sample_rate, "channels": model.channels,
         "num_codebooks": model.num_codebooks,
         "codebook_sizes": list(model.codebook_sizes),
-        "bitrates": [model.bitrate(k) for k in model.quantizer.counts], "latency_ms": 1000 * model.latency,
+        "bitrates": [model.bitrate(k) for k in model.quantizer.counts],
+        "latency_ms": None if math.isnan(model.latency) else 1000 * model.latency,
         "fingerprint": spec.fingerprint, "decoder_fingerprint": spec.decoder_fingerprint,
-        "encoder_parameters": sum(p.numel() for p in model.encoder.parameters()),
-        "decoder_parameters": sum(p.numel() for p in model.decoder.parameters()),
-        "codebook_parameters": sum(value.numel() for value in model.quantizer.inference_state().values()), "bytes": weights.stat().st_size,
+        "encoder_parameters": sum(p.numel() for p in model.encoder.parameters()) or None,  # not known of a codec outside
+        "decoder_parameters": sum(p.numel() for p in model.decoder.parameters()) or None,
+        "codebook_parameters": sum(value.numel() for value in model.quantizer.inference_state().values()),
+        "bytes": weights.stat().st_size if weights.is_file() else None,
     }
 
 

@@ -130,7 +130,7 @@ def test_the_teacher_from_a_folder_of_its_own_or_the_hub(pair, tmp_path, monkeyp
 
 @pytest.mark.parametrize("change, problem", [
     (lambda tensors: tensors.pop("fc_prior.bias"), "missing fc_prior.bias"),
-    (lambda tensors: tensors.pop("CodecEnc.conv_blocks.1.block.0.block.0.act.beta"), "missing CodecEnc.conv_blocks.1.block.0.block.0.act.beta"),
+    (lambda tensors: tensors.pop("CodecEnc.conv_blocks.1.block.3.act.beta"), "missing CodecEnc.conv_blocks.1.block.3.act.beta"),
     (lambda tensors: tensors.update({"generator.extra": torch.zeros(3)}), "unexpected generator.extra"),
     (lambda tensors: tensors.update({"fc_post_a.weight": torch.zeros(64, 3)}), "do not fit behind each other"),
     (lambda tensors: tensors.update({"generator.head.out.weight": torch.zeros(3, 64)}), r"is \(3, 64\) instead of \(1282, 64\)"),

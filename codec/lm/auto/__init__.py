@@ -20,6 +20,7 @@ try:
 except ImportError:
     raise ImportError('codec.lm.auto needs transformers: pip install "neural-codec-toolkit[lm]"') from None
 
+from codec.adapters import AdaptedCodec
 from codec.lm.auto.config import NeuralCodecConfig, NeuralCodecFeatureExtractor
 from codec.lm.auto.model import NeuralCodecDecoderOutput, NeuralCodecEncoderOutput, NeuralCodecModel, NeuralCodecOutput
 from codec.model import Codec
@@ -31,7 +32,11 @@ __all__ = [
 
 
 def wrap(codec: Codec, **settings: Any) -> NeuralCodecModel:
-    """A codec as a model of transformers; it holds the codec itself, not a copy. settings: of NeuralCodecConfig."""
+    """A codec as a model of transformers; it holds the codec itself, not a copy. settings: of NeuralCodecConfig.
+
+    Raises ValueError for codecs that stay outside (`codec.adapters`), which could not be loaded again."""
+    if isinstance(codec, AdaptedCodec):
+        raise ValueError(f"{codec.config.name} is coded outside and cannot be saved for transformers: convert its checkpoint first")
     model = NeuralCodecModel.__new__(NeuralCodecModel)
     super(NeuralCodecModel, model).__init__(NeuralCodecConfig(codec=codec.config.to_dict(), **settings))
     model._empty, model.codec = False, codec
