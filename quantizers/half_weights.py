@@ -71,7 +71,7 @@ def product(x: Tensor, packed: Packed) -> Tensor:
     """`F.linear` of x (..., C), for which `inferring` is True."""
     if x.dim() == 1:
         return product(x[None], packed)[0]
-    if packed.few is None or x.numel() > FEW_ROWS * x.shape[-1] and torch.get_num_threads() > 1:
+    if _DIRECT is None or packed.few is None or x.numel() > FEW_ROWS * x.shape[-1] and torch.get_num_threads() > 1:
         return _BY_THREADS(x, packed.many)
     return _DIRECT[1](x, packed.few, packed.bias)
 
