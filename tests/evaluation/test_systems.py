@@ -11,7 +11,7 @@ from codec import hub
 from codec.evaluation import systems
 from codec.evaluation.sound import Sound, lag, load
 from codec.evaluation.systems import Setting, SystemsError
-from codec.evaluation.systems.base import nearest
+from codec.evaluation.systems.base import nearest, pcm16
 from codec.evaluation.systems.ogg import audio_bytes
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "speech.flac"
@@ -39,6 +39,12 @@ def test_the_nearest_settings():
     assert [each.name for each in nearest(offered, [500, 1000, 3000, 4000, 6000])] == ["a", "b", "c"]
     assert nearest(offered, [6000]) == [] and nearest(offered, None) == offered
     assert [each.name for each in nearest(offered, [4800])] == ["c"]  # 1.5 times is near
+
+
+def test_samples_of_16_bits_go_in_as_they_are():
+    every = np.arange(-32768, 32768).astype("<i2")
+    assert np.array_equal(pcm16(every.astype(np.float32) / 32768), every)
+    assert pcm16(np.array([1.0, -1.5], np.float32)).tolist() == [32767, -32768]
 
 
 def test_opus_takes_any_rate_it_can():

@@ -66,9 +66,8 @@ def chart(
         parts.append(f'<path class="grid" d="M{x(tick):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{tick:g}</text>')
     parts.append(f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{unit}</text>')
-    for words, value in lines.items():
+    for value in lines.values():
         parts.append(f'<path class="across" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{y(value) - 3.5:.1f}" text-anchor="end">{escape(words)}</text>')
     for number, each in series.items():
         each = sorted(each, key=lambda point: point.rate)
         parts.append(f'<g class="s s{number % 8}" data-s="{number}">')
@@ -85,6 +84,8 @@ def chart(
             words = escape(_words(point, names[number], digits, unit))
             parts.append(f"{_mark(number, x(point.rate), y(point.mean))}<title>{words}</title></path>")
         parts.append("</g>")
+    for words, value in lines.items():  # over what they cross
+        parts.append(f'<text class="tick over" x="{WIDTH - RIGHT}" y="{y(value) - 3.5:.1f}" text-anchor="end">{escape(words)}</text>')
     return "".join([*parts, "</svg>"])
 
 

@@ -22,7 +22,7 @@ def section(content: Mapping[str, Any], names: Sequence[str]) -> str:
         series = curves.series(content, metric, names)
         lines = {CHANCE: one["chance"]} | ({ITSELF: one["original"]["mean"]} if one["original"] else {})
         chart = curves.chart(series, names, facts["title"], facts["digits"], lines) if series else ""
-        cards.append(f'<div class="card">{heading(facts)}<p class="soft">{escape(one["note"])}</p>{chart}</div>')
+        cards.append(f'<div class="card">{heading(facts)}<p class="unit">{escape(one["note"])}</p>{chart}</div>')
     rows = [_row(ITSELF, "", {metric: one["original"] for metric, one in tasks.items()}, tasks)]
     for cell in content["cells"]:
         number = names.index(cell["model"])
