@@ -48,6 +48,7 @@ def test_says_what_is_wrong(run, record, tmp_path, model_dir):
         ("holds no audio files", "empty"), ("no such file", "nowhere"), ("there is no metric 'x'", "a.wav", "--metrics", "x"),
         ("no model is named 'x'", "a.wav", "--models", "x"), ("nothing near 64", "a.wav", "--models", model_dir, "--bitrates", "64"),
         ("no report of a sweep", "a.wav", "--models", model_dir, "--compare", "a.wav"), ("must be above 0", "a.wav", "--seconds", "0"),
+        ("there is no task 'x': there are slots", "a.wav", "--tasks", "x"),
     ):
         result = run("sweep", *arguments, "--metrics", "si-sdr") if "--metrics" not in arguments else run("sweep", *arguments)
         assert result.code == 1 and words in result.err and result.err.count("\n") == 1, result
