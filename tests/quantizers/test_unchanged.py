@@ -121,3 +121,24 @@ def test_threads_at_once_never_get_old_products():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_every_part_of_a_stack_is_looked_into():
+    stack = torch.zeros(8, 4, 6)
+    unchanged = Unchanged([stack], stack.unbind())
+    assert unchanged.of([stack])
+    for part in stack:
+        part.data.add_(1)
+        assert not unchanged.of([stack])
+        unchanged = Unchanged([stack], stack.unbind())
+    assert not unchanged.of([stack.clone()])
+
+
+@torch.no_grad()
+def test_one_codebook_that_changed_is_seen():
+    torch.manual_seed(0)
+    one, latents = quantizers.build(name="rvq", dim=8, num_codebooks=4, codebook_size=32).eval(), torch.randn(2, 8, 20)
+    for index in range(4):
+        one.encode(latents)
+        one.codebooks.data[index] = torch.randn(32, 8)
+        assert torch.equal(one.encode(latents), copy.deepcopy(one).encode(latents))
