@@ -70,7 +70,8 @@ def asked(wanted: Sequence[Metric], items: Sequence[Item], left: list[Left]) -> 
 
 def probing(metric: str, one: Labelled, cells: Sequence[Cell], number: int, setting: Setting) -> Probing:
     """cells: of a system at a setting."""
-    coded = tuple(cell for cell in cells if not cell.error and cell.file in set(one.files))
+    files = set(one.files)
+    coded = tuple(cell for cell in cells if not cell.error and cell.file in files)
     blank = Cell(ALL + metric, "", cells[0].system, cells[0].key, setting.name, setting.bitrate)
     return Probing(metric, one, coded, number, setting, ((number, setting, blank, (metric,)),))
 
