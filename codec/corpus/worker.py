@@ -43,6 +43,7 @@ def _work(tell: Any) -> None:
 
     from codec import hub
     from codec.corpus.shard import write_shard
+    from codec.heap import trim
 
     torch.set_num_threads(1)
     model = hub.load(name, device)
@@ -52,6 +53,7 @@ def _work(tell: Any) -> None:
     while True:
         number, inputs, crashed = pickle.load(sys.stdin.buffer)
         write_shard(model, plan, folder, number, inputs, tell, crashed)
+        trim()
         tell("finished", number)
 
 
