@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.convert import FAMILIES, convert
+from codec.hub import Undrawn
 from codec.model import Codec
 from speed import cpu_name, noise, positive
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "convert"))  # WavTokenizer as the tests write it out
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "convert"))  # what the tests write out of packages
 
 
 @dataclass
@@ -196,11 +197,33 @@ def wavtokenizer(**changes: Any) -> Pair:
     return Pair(model.encode, model.decode, lambda found: found[:, 0], converted("wavtokenizer", values, model))
 
 
+def neucodec() -> Pair:
+    from published_xcodec2 import fill, put_stand_ins
+    from pytest import MonkeyPatch
+    from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
+
+    put_stand_ins(MonkeyPatch())  # for packages of which it uses a line
+    package, module, encoder, decoder = (
+        importlib.import_module(f"neucodec.{name}") for name in ("model", "module", "codec_encoder", "codec_decoder_vocos")
+    )
+    with Undrawn():
+        model = package.NeuCodec.__new__(package.NeuCodec)  # what its constructor makes, without the hub
+        nn.Module.__init__(model)
+        model.sample_rate, model.hop_length = 24_000, 480
+        model.semantic_model = Wav2Vec2BertModel(Wav2Vec2BertConfig(output_hidden_states=True))
+        model.feature_extractor = SeamlessM4TFeatureExtractor(padding_value=1)
+        model.SemanticEncoder_module = module.SemanticEncoder(1024, 1024, 1024)
+        model.CodecEnc, model.generator = encoder.CodecEncoder(), decoder.CodecDecoderVocos(hop_length=480)
+        model.fc_prior, model.fc_post_a = nn.Linear(2048, 2048), nn.Linear(2048, 1024)
+    fill(model)
+    return Pair(model.encode_code, model.decode_code, lambda found: found[0], converted("neucodec", {}, model))
+
+
 BUILD: dict[str, tuple[Callable[..., Pair], str]] = {  # and what brings the public implementation
     "encodec": (encodec, "transformers"), "mimi": (mimi, "transformers"), "dac_16k": (dac_16k, "transformers"),
     "dac_24k": (dac_24k, "transformers"), "dac_44k": (dac_44k, "transformers"), "xcodec": (xcodec, "transformers"),
     "xcodec2": (xcodec2, "transformers"), "snac": (snac, "snac"), "speechtokenizer": (speechtokenizer, "speechtokenizer"),
-    "wavtokenizer": (wavtokenizer, "encodec vocos"),
+    "wavtokenizer": (wavtokenizer, "encodec vocos"), "neucodec": (neucodec, "transformers einops; pip install --no-deps neucodec"),
 }
 
 
