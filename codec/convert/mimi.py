@@ -27,13 +27,14 @@ def read(config: dict[str, Any], tensors: dict[str, Tensor]) -> Codec:
     hop = math.prod(seanet["strides"])
     stride = _frame_stride(values, rate, hop)
     transformer = _transformer(values, dim)
+    ragged = not values("whole_frames", False)  # in `transformers` every layer fills up its input, in moshi zeros fill up the last frame
     count, semantic = values.whole("num_quantizers", 32), values.whole("num_semantic_quantizers", 1)
     width = values.whole("vector_quantization_hidden_dimension", 256)
     values.require("codebook_dim", width, "codebooks are as wide as what they quantize")
     shared = {"name": "seanet_transformer", **seanet, **transformer, "frame_stride": stride}
     ours = CodecConfig.from_dict({
         "name": "mimi", "sample_rate": rate, "frame_size": hop * stride, "dim": dim,
-        "encoder": {**shared, "strides": seanet["strides"][::-1], "ragged": True},
+        "encoder": {**shared, "strides": seanet["strides"][::-1], "ragged": ragged},
         "decoder": {**shared, "upsample_groups": values.whole("upsample_groups", 512)},
         "quantizer": {
             "name": "split_rvq", "num_codebooks": count, "codebook_size": size, "semantic_codebooks": semantic,

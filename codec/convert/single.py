@@ -164,7 +164,8 @@ def _mimi(tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]
         else:
             renamed[name] = value
     books = re.compile(r"quantizer\.(?:semantic|acoustic)_residual_vector_quantizer\.layers\.\d+\.codebook\.embed_sum")
-    return {"model_type": "mimi", "num_quantizers": max(1, sum(bool(books.fullmatch(name)) for name in renamed))}, renamed
+    count = max(1, sum(bool(books.fullmatch(name)) for name in renamed))
+    return {"model_type": "mimi", "num_quantizers": count, "whole_frames": True}, renamed
 
 
 def _halves(weight: Tensor) -> Tensor:

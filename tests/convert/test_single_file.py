@@ -135,10 +135,16 @@ def test_mimi(moshi, tmp_path):
     save_file(moshi.state_dict(), tmp_path / "tokenizer-e351c8d8-checkpoint125.safetensors")
     ours = codec.load(tmp_path)
     assert (ours.sample_rate, ours.frame_size, ours.num_codebooks) == (24_000, 1920, 32)
-    wav = noise(1, 1, 11 * 1920)
-    tokens, codes = ours.encode(wav), moshi.encode(wav)
-    assert torch.equal(tokens.codes, codes) and len(codes.unique()) > 100
-    torch.testing.assert_close(ours.decode(tokens), moshi.decode(codes), rtol=0, atol=1e-4)
+    for samples in (11 * 1920, 1, 959, 1919, 1921, 5000):
+        wav = noise(1, 1, samples)
+        tokens, codes = ours.encode(wav), moshi.encode(wav)
+        assert torch.equal(tokens.codes, codes)
+        torch.testing.assert_close(ours.decode(tokens), moshi.decode(codes)[..., :samples], rtol=0, atol=1e-4)
+    assert len(codes.unique()) > 80
+    # zeros fill up the last frame; in `transformers` every layer fills up its input
+    latents = ours.encoder(F.pad(wav, (0, -samples % 1920)))[0]
+    torch.testing.assert_close(latents, moshi._encode_to_unquantized_latent(wav), rtol=0, atol=1e-4)
+    assert not ours.encoder.ragged
 
 
 # What is no such file
