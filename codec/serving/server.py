@@ -27,7 +27,9 @@ NETWORK_BUFFER = 1 << 15  # bytes that may wait in the network in either directi
 HELLO_TIME = 10.0  # seconds for the hello
 CLOSE_TIME = 2.0  # seconds in which a client must take what it is told when something is wrong
 END_TIME = 10.0  # seconds in which a client must take the rest of a stream that has ended
-HEARTBEAT = 20.0  # seconds between pings; a client that does not answer within half of that is gone
+HEARTBEAT = 60.0  # seconds between pings; a client that does not answer within half of that is gone
+KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}  # s, s, times: its kernel is asked sooner, even while this
+# process gets no time, as a ping that is answered late would end a stream
 
 
 class Stopping(RuntimeError):
@@ -117,10 +119,8 @@ class Server:
         if transport is None:  # gone already
             return ws
         transport.set_write_buffer_limits(NETWORK_BUFFER // 4)
-        connection = transport.get_extra_info("socket")
-        if connection is not None:
-            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-                connection.setsockopt(socket.SOL_SOCKET, option, NETWORK_BUFFER)
+        with contextlib.suppress(OSError, AttributeError):  # gone by now; no socket
+            _set_up(transport.get_extra_info("socket"))
         full, linger = len(self._sockets) >= self.max_streams, Linger(transport)
         try:
             if full:
@@ -170,6 +170,15 @@ class Server:
         code = codes.get(type(error), protocol.FAILED)
         with contextlib.suppress(asyncio.TimeoutError, ConnectionError, ClientError):
             await asyncio.wait_for(_close(ws, code, {"type": "error", "reason": " ".join(str(error).split())}), CLOSE_TIME)
+
+
+def _set_up(connection: socket.socket) -> None:
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        connection.setsockopt(socket.SOL_SOCKET, option, NETWORK_BUFFER)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, number in KEEPALIVE.items():
+        if hasattr(socket, name):  # not on every system
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), number)
 
 
 async def _first(*works: Coroutine[Any, Any, Any]) -> Any:
