@@ -101,7 +101,8 @@ def _join(ray: Any, address: str | None, jobs: int | None) -> None:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
     except Exception as error:  # of any kind: Ray raises plain ones where its processes take too long to start
         reason = " ".join(str(error).split())[:300]
-        raise CorpusError(f"Ray does not start or answer at {address} ({reason}): see `ray status`, and `ray start --head`") from None
+        raise CorpusError(f"Ray does not start or answer at {address} ({reason}): see `ray status`; RAY_AUTH_MODE must "
+                          "be the same on both sides") from None
 
 
 def _wait(folder: Path, todo: list[int]) -> None:
