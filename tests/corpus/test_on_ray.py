@@ -105,8 +105,10 @@ def test_on_ray_with_actors_and_the_run_killed(tmp_path, model_dir, recordings, 
     command = [sys.executable, "-m", "codec", "tokenize", str(recordings), str(folder), "--model", model_dir, "--shard", "0.05",
                "--engine", "ray", "--jobs", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CODEC_TEST_RUN": str(folder)}
-    run = subprocess.Popen(command, env=environment, preexec_fn=os.setpgrp, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with open(tmp_path / "errors", "wb") as errors:
+        run = subprocess.Popen(command, env=environment, preexec_fn=os.setpgrp, stdout=subprocess.DEVNULL, stderr=errors)
     wait(run, folder, 1)
+    assert run.poll() is None, (tmp_path / "errors").read_text()  # on a machine at its limit Ray may not start in time
     os.kill(actors(folder)[0], signal.SIGKILL)
     wait(run, folder, 3)
     os.killpg(run.pid, signal.SIGKILL)
