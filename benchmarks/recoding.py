@@ -41,8 +41,8 @@ CASES = (
     ("mvq", 2, 256, {}),
     ("mvq", 2, 256, {"stages": (1, 1)}),
     ("mvq", 8, 256, {"stages": (3, 3, 2)}),
+    ("mvq", 8, 256, {"settle": False}),
     ("mvq", 8, 256, {}),
-    ("mvq", 8, 256, {"settle": True}),
 )
 
 
@@ -54,26 +54,28 @@ def gaussian(kind: str) -> tuple[Callable[[int], Tensor], Tensor]:
 
 
 @torch.no_grad()
-def speech(folder: str) -> tuple[Callable[[int], Tensor], Tensor]:
-    """The same of speech-16k's latents of recordings."""
+def speech(
+    folder: str, recordings: int = RECORDINGS, held_out: int = HELD_OUT, share: int = 5
+) -> tuple[Callable[[int], Tensor], Tensor]:
+    """The same of speech-16k's latents of recordings, one in `share` of which is held out."""
     import codec
     from codec.coding import run_over
     from codec.training.listing import decode, list_audio
 
     model, parts, entries = codec.load("speech-16k"), [], list_audio(folder)
-    for entry in entries[:: max(1, len(entries) // RECORDINGS)]:
+    for entry in entries[:: max(1, len(entries) // recordings)]:
         wav = torch.from_numpy(decode(entry.path, model.sample_rate).astype("float32") / 32767)
         whole = len(wav) // model.frame_size * model.frame_size
         parts.append(torch.cat(list(run_over(model.encoder, model.frame_size, 1).finish(wav[None, None, :whole])), 2))
-    last = max(1, len(parts) // 5)
-    training, held_out = torch.cat(parts[:-last], 2), torch.cat(parts[-last:], 2)[..., :HELD_OUT]
+    last = max(1, len(parts) // share)
+    training, unseen = torch.cat(parts[:-last], 2), torch.cat(parts[-last:], 2)[..., :held_out]
     generator = torch.Generator().manual_seed(1)
 
     def pick(frames: int) -> Tensor:
         starts = torch.randint(training.shape[2] - RUN, (-(-frames // RUN),), generator=generator)
         return torch.cat([training[..., start : start + RUN] for start in starts.tolist()], 2)[..., :frames]
 
-    return pick, held_out
+    return pick, unseen
 
 
 @torch.no_grad()

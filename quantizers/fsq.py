@@ -14,6 +14,7 @@ from quantizers.projection import ProjectedQuantizer
 RECONSTRUCTIONS = ("centroid", "grid")
 EPSILON = 1e-3  # of the bound: its ends lie a little outside of the outermost levels
 BOUND_VARIANCE = 2.4  # of the Gaussian whose distribution function bounds the axes of ResidualFSQ
+TAIL = 3.0  # times the outermost edge of the finest cells that have a table: as far as finer ones reach
 TABLE = 4096  # cells of an axis that have a table; finer ones divide these evenly
 
 
@@ -45,6 +46,7 @@ class FSQ(ProjectedQuantizer):
         check_reconstruction(reconstruction)
         super().__init__(dim, (codebook_size,) * num_codebooks, num_codebooks * len(levels))
         self.levels, self.reconstruction = levels, reconstruction
+        self.values_are_means = reconstruction == "centroid"
         tables = [_tanh_cells(level) for level in levels]
         most = max(levels)
         thresholds = torch.full((len(levels), most - 1), torch.inf)
@@ -139,8 +141,10 @@ class _NestedCells(nn.Module):
         for k in range(1, self.depth + 1):
             centroids = _centroids(edges[level ** (self.depth - k) - 1 :: level ** (self.depth - k)])
             self.register_buffer(f"centroids{k}", centroids.float(), persistent=False)
-        # Below the table the outermost cells must end somewhere: far out, for latents with long tails.
-        self.register_buffer("bounds", torch.cat([2 * edges[:1], edges, 2 * edges[-1:]]).float(), persistent=False)
+        # Below the table the outermost cells must end somewhere: far out, for latents with long tails, and they are
+        # divided more finely towards the middle.
+        bounds = torch.cat([TAIL * edges[:1], edges, TAIL * edges[-1:]])
+        self.register_buffer("bounds", bounds.float(), persistent=False)
 
     def digits(self, z: Tensor, k: int) -> Tensor:
         """z (N, axes) to the digits (N, k, axes) of its cell, the coarsest first."""
@@ -148,7 +152,8 @@ class _NestedCells(nn.Module):
         digits = [cell // self.level ** (self.depth - stage) % self.level for stage in range(1, min(k, self.depth) + 1)]
         if k > self.depth:
             low, high = self.bounds[cell], self.bounds[cell + 1]
-            rest = (z - low) / (high - low)
+            rest = ((z - low) / (high - low)).clamp(0, 1)
+            rest = self._bent(cell, rest, 0.5)
             for _ in range(self.depth, k):
                 digit = (rest * self.level).floor().clamp(0, self.level - 1)
                 rest = rest * self.level - digit
@@ -166,7 +171,13 @@ class _NestedCells(nn.Module):
         place = torch.full_like(self.bounds[cell], 0.5)
         for stage in reversed(range(self.depth, k)):
             place = (place + digits[:, stage]) / self.level
+        place = self._bent(cell, place, 2.0)
         return self.bounds[cell] + (self.bounds[cell + 1] - self.bounds[cell]) * place
+
+    def _bent(self, cell: Tensor, place: Tensor, power: float) -> Tensor:
+        """Places 0..1 in cells (N, axes); in the outermost ones their distance from the inner edge to a power."""
+        first, last = cell == 0, cell == len(self.edges)
+        return torch.where(last, place**power, torch.where(first, 1 - (1 - place) ** power, place))
 
 
 # Levels

@@ -1,14 +1,14 @@
-"""Search of residual codes in layers, each of which quantizes what the ones above it leave: codebooks of several frame rates, or
-the two halves of a split quantizer.
+"""Search of residual codes in layers, each of which quantizes what the ones above it leave: codebooks of several frame
+rates. (A split quantizer settles its halves alike.)
 
-Of codebooks that hold a code for several frames, the best few choices for a group of frames are each completed by the layers
-below, which see smaller groups and not each other, and of the completed ones the best is taken. A beam through all codes
-of a group (22 for two codebooks of each of the strides 4 and 2 and four of stride 1) would have to be far wider to find as good ones.
+The best few choices of a layer for a group of frames are each completed by the layers below, which see smaller groups
+and not each other, and of the completed ones the best is taken. A beam through all codes of a group (22 for two
+codebooks of each of the strides 4 and 2 and four of stride 1) would have to be far wider to find as good ones.
 
-A choice settles where what it decodes to is coded to it again: where it is then among the choices of its layer, and what is
-below it settles, too. Where no choice does, what the layers below make of the first one has moved it into another's
-cell. They are then given less to do along the directions in which the layer sees (`PULLS`), until it stays in its own: all of the pull
-leaves the middle of the cell.
+A choice settles where what it decodes to is coded to it again: where it is then among the choices of its layer, and what
+is below it settles, too. Where no choice does, what the layers below make of the first one has moved it into another's
+cell. They are then given less to do along the directions in which the layer sees (`PULLS`), until it stays in its own:
+all of the pull leaves the middle of the cell.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Layer(NamedTuple):
 
 
 def best(rows: Tensor, choose: Choose, complete: Complete) -> Found:
-    """Of the choices for rows (N, ...) that stay, the best; where none does, the first that a pull makes stay, or the best of all."""
+    """Of the choices for rows (N, ...) that stay, the best; where none does, the first if a pull makes it stay, or else the
+    best of all."""
     choices = choose(rows)
     count, each, _ = choices.shape
 
@@ -109,7 +110,8 @@ def _layer(rows: Tensor, layers: Sequence[Layer], beam: int, each: int) -> Found
     """rows (N, frames, width), each a group of the first layer."""
     tables, frames = layers[0].tables, rows.shape[1]
     if len(layers) == 1:
-        codes, stays = settled(average(rows), lambda means: search(means, tables, beam), lambda codes: add_up(tables, codes))
+        means = average(rows)
+        codes, stays = settled(means, lambda rows: search(rows, tables, beam), lambda codes: add_up(tables, codes))
         decoded = add_up(tables, codes)[:, None].expand(-1, frames, -1)
         return Found(codes[:, :, None].expand(-1, -1, frames), decoded, stays)
 

@@ -59,6 +59,7 @@ class LFQ(ProjectedQuantizer):
             raise ValueError(f"inv_temperature={inv_temperature} must be above 0: 1 is the default")
         super().__init__(dim, (codebook_size,) * num_codebooks, num_codebooks * bits)
         self.bits, self.reconstruction = bits, reconstruction
+        self.values_are_means = reconstruction == "centroid"
         self.entropy_weight, self.diversity, self.inv_temperature = entropy_weight, diversity, inv_temperature
         self.register_buffer("basis", 2 ** torch.arange(bits - 1, -1, -1), persistent=False)
 

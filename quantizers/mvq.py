@@ -17,7 +17,7 @@ from quantizers import beam_search
 from quantizers.base import QuantizerOutput, straight_through, usage_stats
 from quantizers.beam_search import check_beam
 from quantizers.codebook import CodebookTrainer, mean_square, power_of, spread
-from quantizers.joint_search import BEAM, BLOCK_FRAMES, MAX_ENTRIES, JointSearch, PreparedSearches
+from quantizers.joint_search import BEAM, BLOCK_FRAMES, FULL_SIZE, MAX_ENTRIES, JointSearch, PreparedSearches
 from quantizers.processes import Processes
 from quantizers.search import nearest, products
 from quantizers.start import DataStartedQuantizer
@@ -60,13 +60,14 @@ class MultiCodebookVQ(DataStartedQuantizer):
         decay: of the moving averages that train the codebooks.
         kmeans_iters: iterations of k-means from which they start.
         settle: encoding goes on to codes that survive decoding and encoding again, in about twice the time and with an
-            error a few percent larger. For one stage that starts from a beam; several stages have a beam for that.
+            error a few percent larger. For one stage that starts from a beam, where it is the default unless the search is
+            exhaustive or has no rounds; several stages have a beam for that.
     """
 
     def __init__(
         self, dim: int, num_codebooks: int = 8, codebook_size: int = 256, stages: tuple[int, ...] | None = None,
         rounds: int = 5, start: str = "beam", beam: int | None = None, decay: float = 0.99, kmeans_iters: int = 10,
-        settle: bool = False,
+        settle: bool | None = None,
     ) -> None:
         super().__init__(dim, (codebook_size,) * num_codebooks)
         sizes = (num_codebooks,) if stages is None else tuple(stages)
@@ -89,6 +90,9 @@ class MultiCodebookVQ(DataStartedQuantizer):
             raise ValueError('settle=True: what a classifier predicts of decoded latents is too far off; set start="beam"')
         if settle and len(sizes) > 1:
             raise ValueError(f"settle=True is for one stage, and stages={sizes} are several: give them beam=16")
+        if settle is None:
+            exhaustive = num_codebooks == 1 or num_codebooks == 2 and codebook_size <= FULL_SIZE
+            settle = start == "beam" and len(sizes) == 1 and rounds > 0 and not exhaustive
         if beam is None:
             beam = BEAM if len(sizes) == 1 else 1
         self.codebook_size, self.rounds, self.start, self.beam = codebook_size, rounds, start, check_beam(beam)

@@ -53,7 +53,8 @@ def fit_mvq(
     rows = _checked(features, bytes_per_frame, iterations)
     with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
         torch.manual_seed(seed)
-        quantizer = MultiCodebookVQ(rows.shape[1], bytes_per_frame, CODEBOOK_SIZE, start=start).to(rows.device).eval()
+        quantizer = MultiCodebookVQ(rows.shape[1], bytes_per_frame, CODEBOOK_SIZE, start=start, settle=False)
+        quantizer = quantizer.to(rows.device).eval()
         mean = rows.mean(0)
         rows = rows - mean
         scale = rows.square().mean().sqrt().clamp_min(1e-20)

@@ -3,6 +3,7 @@ unit variance."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ from quantizers.search import products
 from quantizers.unchanged import Unchanged
 
 LEAST_SCALE = 1e-3  # of an axis, of the widest one's
+FIT_ROWS, FIT_COUNTS = 4096, 4  # rows and numbers of codebooks by which cells are fitted
+SHIFTS = [0.1 * step for step in range(-6, 7)]  # of the cells of an axis, in its deviations
+WIDTHS = [0.05 * step for step in range(12, 27)]  # of the cells, over those for a Gaussian
 
 
 class Kept:
@@ -42,9 +46,9 @@ class ProjectedQuantizer(Quantizer):
 
     P (dim, width) has orthonormal columns, whatever its parameter `projection` is (QR), so that what is decoded
     projects to itself; where width equals dim there is none. P, center and scale start from the first latents of
-    training (their principal axes, their mean, and the deviation along each axis), or from `initialize`; P goes on
-    learning by gradient. Call `start_from_codebooks` before training to keep them: at first P is random, center 0 and
-    scale 1.
+    training, or from `initialize`: they are their principal axes, their mean, and the deviation along each axis, and
+    are then moved to where the cells of each axis lose least. P goes on learning by gradient. Call
+    `start_from_codebooks` before training to keep them: at first P is random, center 0 and scale 1.
 
     A family implements `_indices`, `_values`, and what it trains by.
     """
@@ -61,6 +65,7 @@ class ProjectedQuantizer(Quantizer):
         self.register_buffer("center", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(width))
         self.register_buffer("trainer_started", torch.tensor(False))
+        self.values_are_means = True  # of the latents in a cell
         self.processes: Processes | None = None
         self._kept = Kept()
 
@@ -165,10 +170,28 @@ class ProjectedQuantizer(Quantizer):
         scale = variance.sqrt()
         self.center.copy_(mean)
         self.scale.copy_(scale.clamp_min(LEAST_SCALE * scale.max()))
+        if self.values_are_means:
+            self._fit_cells(rows[:: -(-rows.shape[0] // FIT_ROWS) or 1])
         if processes.synchronized:
             distributed.broadcast(self.center, 0)
             distributed.broadcast(self.scale, 0)
         self.trainer_started.fill_(True)
+
+    def _fit_cells(self, rows: Tensor) -> None:
+        """Shift and widen the cells of each axis to where they lose least of all processes' rows (N, dim): latents are
+        no Gaussian, and those of an even number of levels of `FSQ` do not lie evenly around 0. What counts is the mean
+        over the first codebooks of the error in dB."""
+        axes = self.axes()
+        z, choices, errors = self._down(rows, axes), list(itertools.product(SHIFTS, WIDTHS)), []
+        for shift, width in choices:
+            codes = self._indices((z - shift) / width, self.num_codebooks)
+            for k in self.counts[:FIT_COUNTS]:
+                errors.append((self._values(codes[:, :k]) * width + shift - z).square().sum(0))
+        total = self._together().sum(torch.stack(errors)).reshape(len(choices), -1, self.width)
+        best = (total + 1e-6).log().sum(1).argmin(0)  # (width,)
+        shift, width = torch.tensor(choices, device=rows.device)[best].unbind(1)
+        self.center.copy_(self._up(shift, axes) if axes is None else self._up(shift[None], axes)[0])
+        self.scale.mul_(width)
 
     def _together(self) -> Processes:
         self.processes = self.processes or Processes.in_use()

@@ -6,14 +6,18 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from quantizers import beam_search
 from quantizers.base import Quantizer, QuantizerOutput, power, straight_through, usage_stats
 from quantizers.beam_search import check_beam
-from quantizers.codebook import Processes, mean_square, spread
+from quantizers.codebook import DEAD, Processes, mean_square, spread
 from quantizers.projection import Kept
 from quantizers.search import MANY_ROWS, nearest
+from quantizers.start import kmeans
+
+KMEANS_ITERS = 10
+LEAST_VARIANCE = 1e-6  # of an axis of a codebook, of the widest one's
 
 
 class SimVQ(Quantizer):
@@ -21,9 +25,11 @@ class SimVQ(Quantizer):
 
     A codebook is a frozen Gaussian one times a learnt linear map, plus a learnt bias: what moves one code moves all of
     them, so that none is left behind. Codes are those of `vector_quantize_pytorch.SimVQ` for the same codebook and map
-    (its bias is 0). The map starts from the first latents of training, or from `initialize`: codes are then drawn from
-    the Gaussian that random coding would draw them from at this rate (reverse water-filling), for the latents' mean and
-    covariance.
+    (its bias is 0). Codebooks start from the first latents of training, or from `initialize`: where these are at least
+    twice as many as the codes, vectors are their k-means, kept as white numbers in the frozen codebook and a map that
+    colours them. Of fewer latents the frozen codebook stays Gaussian, as in the paper, and codes are drawn from the
+    Gaussian that random coding would draw them from at this rate (reverse water-filling), for the latents' mean and
+    covariance: of real latents many such codes lie where there are none, and are not used.
 
     losses: "codebook" moves the map to the latents and "commitment" the latents to the codes; `quantized` passes
     gradients straight through to the latents.
@@ -114,8 +120,8 @@ class SimVQ(Quantizer):
 
     @torch.no_grad()
     def _start(self, rows: Tensor) -> None:
-        """Start the maps, one after the other, from all processes' rows (N, dim), unless these are all the same: then
-        from the next."""
+        """Start codebooks and maps, one after the other, from all processes' rows (N, dim), unless these are all the
+        same: then from the next."""
         self.processes = processes = self.processes or Processes.in_use()
         count = processes.sum(torch.tensor(float(rows.shape[0]), device=rows.device)).clamp_min(1)
         for index in range(self.num_codebooks):
@@ -123,11 +129,13 @@ class SimVQ(Quantizer):
             covariance = processes.sum((rows - mean).T @ (rows - mean)) / count
             if index == 0 and covariance.diagonal().sum() <= 0:
                 return
-            matrix = _spread_of_codes(covariance, math.log2(self.codebook_size)) * math.sqrt(self.dim)
-            if processes.synchronized:
-                distributed.broadcast(matrix, 0)
-                distributed.broadcast(mean, 0)
-            self.maps[index], self.bias[index] = matrix, mean
+            if count >= 2 * self.codebook_size:
+                centers, _ = kmeans(rows, self.codebook_size, KMEANS_ITERS, processes, least=DEAD)
+                self.frozen[index], matrix, mean = _whitened(processes.share(centers))
+            else:
+                matrix = _spread_of_codes(covariance, math.log2(self.codebook_size)) * math.sqrt(self.dim)
+            self.maps[index], self.bias[index] = processes.share(matrix), processes.share(mean)
+            processes.share(self.frozen[index])
             vectors = self._fold(index)
             codes = self._search(index, rows, vectors, 0.5 * vectors.square().sum(1))
             rows = rows - vectors[codes] - mean
@@ -166,6 +174,16 @@ class SimVQ(Quantizer):
             losses={"codebook": torch.stack(learnt).mean(), "commitment": torch.stack(commitment).mean()},
             stats={"relative_error": torch.stack(error)} | usage_stats(all_codes, mask, self.codebook_sizes),
         )
+
+
+def _whitened(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors (size, dim) as white numbers (size, dim) of variance 1 / dim, the map (dim, dim) of these to them, and
+    their mean (dim,)."""
+    mean = vectors.mean(0)
+    centered = (vectors - mean).double()
+    variance, axes = torch.linalg.eigh(centered.T @ centered / vectors.shape[0])
+    spread = (variance.clamp_min(LEAST_VARIANCE * variance.max()).clamp_min(1e-20) * vectors.shape[1]).sqrt()
+    return (centered @ (axes / spread) @ axes.T).float(), ((axes * spread) @ axes.T).float(), mean
 
 
 def _spread_of_codes(covariance: Tensor, bits: float) -> Tensor:

@@ -105,13 +105,14 @@ class DataStartedQuantizer(Quantizer):
 
 
 def kmeans(
-    rows: Tensor, size: int, iterations: int, processes: Processes, cosine: bool = False
+    rows: Tensor, size: int, iterations: int, processes: Processes, cosine: bool = False, least: float = 0.0
 ) -> tuple[Tensor, Tensor] | None:
     """Lloyd's algorithm on all processes' rows (N, width) from random ones: centers (size, width) and how many rows
     (size,) each has.
 
     cosine: a row belongs to the center of the most similar direction; centers are still averages. A center that loses
-    all its rows moves to a random one, until the last iteration. None where no process has rows.
+    all its rows, or keeps less than the share `least` of the average, moves to a random one, until the last iteration. None where
+    no process has rows.
     """
     total = processes.sum(torch.tensor([rows.shape[0]], device=rows.device, dtype=rows.dtype))
     if total == 0:
@@ -127,7 +128,7 @@ def kmeans(
         both = torch.zeros(size, rows.shape[1] + 1, device=rows.device).index_add_(0, codes, counted)
         counts, sums = processes.sum(both).split((1, rows.shape[1]), 1)
         centers = torch.where(counts > 0, sums / counts.clamp_min(1), centers)
-        empty = (counts[:, 0] == 0).nonzero()[:, 0]
+        empty = ((counts[:, 0] == 0) | (counts[:, 0] < least * counts.mean())).nonzero()[:, 0]
         if empty.numel() and iteration + 1 < iterations:
             drawn = processes.draw(rows, empty.numel())
             centers[empty[: drawn.shape[0]]] = drawn

@@ -431,7 +431,7 @@ def _load_quantizer(path: Path, dim: int, bytes_per_frame: int | None) -> MultiC
     from quantizers.mvq import MultiCodebookVQ
 
     try:
-        quantizer = MultiCodebookVQ(dim, bytes_per_frame or 0, 256)
+        quantizer = MultiCodebookVQ(dim, bytes_per_frame or 0, 256, settle=False)
         state = load_file(path)
         if state.keys() != quantizer.inference_state().keys():
             raise ValueError("tensors are missing")

@@ -237,3 +237,31 @@ def test_residual_refuses_what_does_not_fit():
         ResidualFSQ(8, 2, 4, levels=(4, 1))
     with pytest.raises(ValueError, match="1 to 2"):
         ResidualFSQ(8, 2, 64).encode(torch.zeros(1, 8, 3), 3)
+
+
+@pytest.mark.parametrize("family, codebooks, size", [(FSQ, 1, 256), (ResidualFSQ, 3, 256)])
+def test_cells_lie_where_the_latents_are(family, codebooks, size, monkeypatch):
+    """Latents on two sides of an axis, skewed and with long tails: cells made for a Gaussian lose more of them."""
+    torch.manual_seed(0)
+    latents = torch.randn(1, 4, 6000)
+    latents[:, 0] = 0.3 * latents[:, 0] + (torch.rand(6000) > 0.6) * 4
+    latents[:, 1] = latents[:, 1].exp()
+    latents[:, 2] = torch.distributions.StudentT(3.0).sample((6000,))
+    errors = []
+    for fit in (True, False):
+        if not fit:
+            monkeypatch.setattr(family, "_fit_cells", lambda self, rows: None)
+        quantizer = family(4, codebooks, size)
+        quantizer.initialize(latents[..., :3000])
+        output = quantizer.eval()(latents[..., 3000:])
+        errors.append(output.stats["relative_error"][0])
+    assert errors[0] < 0.95 * errors[1], errors
+
+
+def test_grid_keeps_the_mean_and_the_deviation():
+    torch.manual_seed(0)
+    latents = 3 * torch.randn(1, 4, 2000).exp() + 5
+    quantizer = FSQ(4, 1, 256, reconstruction="grid")
+    quantizer.initialize(latents)
+    torch.testing.assert_close(quantizer.center, latents.mean((0, 2)))
+    torch.testing.assert_close(quantizer.scale, latents.std((0, 2), correction=0), rtol=1e-3, atol=0)

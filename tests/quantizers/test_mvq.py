@@ -19,8 +19,9 @@ from quantizers.mvq import MultiCodebookVQ
 
 
 def make(dim: int = 6, books: int = 4, size: int = 16, seed: int = 0, **options) -> MultiCodebookVQ:
+    """Without settling, so that the search is what is tested."""
     torch.manual_seed(seed)
-    return MultiCodebookVQ(dim, books, size, **options).eval()
+    return MultiCodebookVQ(dim, books, size, **{"settle": False} | options).eval()
 
 
 def make_training(
@@ -194,6 +195,22 @@ def test_settled_codes_survive_decoding_and_encoding():
     for frames in (slice(0, 1), slice(57, 60)):
         assert torch.equal(quantizer.encode(latents[..., frames]), settled[..., frames])
     assert quantizer.encode(latents[..., :0]).shape == (2, 6, 0)
+
+
+@torch.no_grad()
+def test_one_stage_settles_by_default():
+    torch.manual_seed(0)
+    quantizer = MultiCodebookVQ(12, 6, 16)
+    quantizer.prepare_training(frames_per_step=200)
+    quantizer.initialize(torch.randn(1, 12, 1000))
+    latents = torch.randn(1, 12, 400)
+    codes = quantizer.eval().encode(latents)
+    again = quantizer.encode(quantizer.decode(codes))
+    first, second = ((quantizer.decode(found) - latents).square().mean() for found in (codes, again))
+    assert quantizer.settle and (codes == again).float().mean() > 0.99 and second < 1.01 * first
+    for options in ({"num_codebooks": 1}, {"num_codebooks": 2}, {"rounds": 0}, {"start": "predicted"}, {"stages": (3, 3)}):
+        assert not MultiCodebookVQ(**{"dim": 12, "num_codebooks": 6, "codebook_size": 16} | options).settle
+    assert MultiCodebookVQ(12, 2, 512).settle
 
 
 def test_more_rounds_are_no_worse():

@@ -75,3 +75,42 @@ def test_what_does_not_fit_is_refused():
         RandomProjectionQuantizer(8, codebook_dim=0)
     with pytest.raises(ValueError, match="outside 2..65536"):
         RandomProjectionQuantizer(8, codebook_size=1)
+
+
+def clustered(dim: int, frames: int, seed: int) -> torch.Tensor:
+    """(1, dim, frames) of few directions, far from zero: as features are, and white noise is not."""
+    random = torch.Generator().manual_seed(seed)
+    fixed = torch.Generator().manual_seed(0)
+    mixing = torch.randn(dim, dim, generator=fixed) * torch.logspace(0, -1.5, dim)
+    middle = 3 * torch.randn(dim, 1, generator=fixed)
+    return (mixing @ torch.randn(dim, frames, generator=random) + middle)[None]
+
+
+def test_projections_normalised_by_latents_use_their_codes():
+    torch.manual_seed(0)
+    quantizer, latents = RandomProjectionQuantizer(40, 2, 1024), clustered(40, 20_000, 3)
+    used = [[codes.unique().numel() for codes in quantizer.encode(latents)[0]]]
+    quantizer.initialize(clustered(40, 4000, 2))
+    used.append([codes.unique().numel() for codes in quantizer.encode(latents)[0]])
+    assert max(used[0]) < 0.8 * 1024 and min(used[1]) > 0.99 * 1024, used
+
+
+def test_normalised_projections_are_saved_and_older_models_load():
+    torch.manual_seed(0)
+    quantizer, fresh, latents = RandomProjectionQuantizer(8), RandomProjectionQuantizer(8), clustered(8, 300, 0)
+    quantizer.initialize(latents)
+    fresh.load_state_dict(quantizer.inference_state())
+    assert torch.equal(fresh.encode(latents), quantizer.encode(latents))
+    old = {name: value for name, value in RandomProjectionQuantizer(8).state_dict().items() if name != "shift"}
+    fresh.load_state_dict(old)
+    assert not fresh.shift.any()
+
+
+def test_latents_that_normalise_nothing_are_refused():
+    lost = torch.full((1, 8, 99), torch.nan)
+    for latents, message in ((torch.zeros(1, 8, 20), "too few"), (lost, "NaN"), (torch.zeros(8, 99), "shape")):
+        with pytest.raises(ValueError, match=message):
+            RandomProjectionQuantizer(8).initialize(latents)
+    constant = RandomProjectionQuantizer(8)
+    constant.initialize(torch.ones(1, 8, 99))
+    assert torch.isfinite(constant.projections).all() and constant.encode(torch.ones(1, 8, 3)).shape == (1, 1, 3)
