@@ -62,7 +62,7 @@ def main() -> None:
         line[0].set_ylabel(Path(path).stem + "\nkHz", fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("seconds", fontsize=8)
-    figure.savefig(options.picture, dpi=90)
+    figure.savefig(options.picture, dpi=80)
 
 
 if __name__ == "__main__":
