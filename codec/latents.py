@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from codec.adapters import AdaptedCodec
 from codec.coding import BLOCK_FRAMES, Decoding, run_over
 from codec.model import Codec
 
@@ -62,7 +63,7 @@ def decode(model: Codec, latents: Tensor, lengths: Sequence[int] | None = None) 
 
 def _checked(model: Codec, x: Tensor, channels: int, name: str, length: str) -> int:
     """The number of rows."""
-    if not hasattr(model, "encoder"):
+    if isinstance(model, AdaptedCodec):
         raise ValueError(f"{model.config.name} is coded outside and has no latents here")
     model.check_dtype()
     if x.dim() != 3 or x.shape[1] != channels or not x.is_floating_point():
