@@ -149,6 +149,7 @@ balancer = Balancer({"a": 1.0}, decay=0.9)
 for step in range(3):
     wav = torch.zeros(1 + rank, 1, 1, requires_grad=True)  # the second process has more items
     balancer.gradient({"a": (wav * (1.0 + 2 * rank)).sum()}, wav)  # norms 1 and 3
+dist.destroy_process_group()  # or its threads may still run when Python ends, which then aborts
 print(json.dumps({k: v["a"].item() for k, v in balancer.state_dict().items()}))
 """
 
