@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -39,3 +40,4 @@ def _process(rank: int, fn: Callable[..., Any], folder: str, args: tuple[Any, ..
     torch.save(result, Path(folder, f"result-{rank}"))
     distributed.barrier()
     distributed.destroy_process_group()
+    os._exit(0)  # gloo's threads may outlive their group; where Python ends among them it now and then aborts

@@ -140,7 +140,7 @@ def test_mistakes_are_answered_with_the_remedy(call, says):
 
 
 PROCESS = """
-import json, sys, torch, torch.distributed as dist
+import json, os, sys, torch, torch.distributed as dist
 from codec.training.balancer import Balancer
 rank = int(sys.argv[1])
 torch.set_num_threads(1)
@@ -149,8 +149,10 @@ balancer = Balancer({"a": 1.0}, decay=0.9)
 for step in range(3):
     wav = torch.zeros(1 + rank, 1, 1, requires_grad=True)  # the second process has more items
     balancer.gradient({"a": (wav * (1.0 + 2 * rank)).sum()}, wav)  # norms 1 and 3
-dist.destroy_process_group()  # or its threads may still run when Python ends, which then aborts
-print(json.dumps({k: v["a"].item() for k, v in balancer.state_dict().items()}))
+print(json.dumps({k: v["a"].item() for k, v in balancer.state_dict().items()}), flush=True)
+dist.barrier()
+dist.destroy_process_group()
+os._exit(0)  # gloo's threads may outlive their group; where Python ends among them it now and then aborts
 """
 
 
