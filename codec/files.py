@@ -238,8 +238,8 @@ def mute(wav: np.ndarray, start: int, lost: Iterable[tuple[int, int]], frame_siz
     return wav
 
 
-def load_for(spec: TokenSpec, device: str = "cpu") -> Codec:
-    """The model in the box that tokens name. A name from a file is never taken as a path or a hub id."""
+def load_for(spec: TokenSpec, device: str = "cpu", without: str | None = None) -> Codec:
+    """The model in the box that tokens name. A name from a file is never taken as a path or a hub id. without: see `codec.load`."""
     from codec import hub
 
     if spec.name not in hub.models():
@@ -247,7 +247,7 @@ def load_for(spec: TokenSpec, device: str = "cpu") -> Codec:
             f"the tokens were made by model {spec.name!r}, which is not in the box: "
             "say where it is with --model DIR (in Python: model=)"
         )
-    return hub.load(spec.name, device)
+    return hub.load(spec.name, device, without)
 
 
 def refuse_same_file(source: Source, target: Source) -> None:

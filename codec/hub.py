@@ -27,22 +27,30 @@ def models() -> list[str]:
     return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{CONFIG}"))
 
 
-def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu") -> Codec:
+def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu", without: str | None = None) -> Codec:
     """Load a model in the box by name, a directory with config.json and model.safetensors, or a hub id `owner/name`
     (also `hf:owner/name`).
+
+    without: the "encoder" or the "decoder", for a process that only decodes or only encodes. The weights of both are read, for
+    their fingerprints, but never held at the same time. Using the part raises ValueError.
 
     A directory or hub id may hold a model of `transformers` or its authors (those of `codec.convert`), which is converted in
     memory, as is a single file of weights of EnCodec, DAC or Mimi. `FILE.py:FUNCTION` is a codec that stays outside, see
     `codec.adapters.load`. The model is in evaluation mode. Raises ValueError when
     there is no such model or its files do not fit together.
     """
+    if without not in (None, "encoder", "decoder"):
+        raise ValueError(f"without={without!r}: there is encoder and decoder")
     directory = find(str(name))
     if _is_program(str(name)):
         from codec import adapters
 
         return adapters.load(str(name)).to(device)
     if is_foreign(directory):
-        return convert(directory, fetch_for(str(name))).to(device)
+        model = convert(directory, fetch_for(str(name))).to(device)
+        if without:
+            model.release(without)
+        return model
     config = CodecConfig.from_json(directory / CONFIG)
     try:
         with torch.device("meta"), Undrawn():
@@ -51,9 +59,16 @@ def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu") -> Code
         raise ConfigError(f"{directory / CONFIG} describes no model that can be built: {error}") from None
     _check(directory / WEIGHTS, shapes)  # before anything large is made
     with torch.random.fork_rng(devices=[]), Undrawn():  # the caller's random numbers stay as they are
-        model = Codec(config)
-    _fill(_state(model), directory / WEIGHTS)
-    return _ready(model.to(device).eval().requires_grad_(False))
+        model = Codec(config).to(device)
+    own = _state(model)
+    if without:
+        kept = {"encoder": "decoder.", "decoder": "encoder."}[without]
+        _fill({name: value for name, value in own.items() if not name.startswith(kept)}, directory / WEIGHTS)
+        model.release(without)
+        own = {name: value for name, value in own.items() if name.startswith(kept)}
+    _fill(own, directory / WEIGHTS)
+    model = model.eval().requires_grad_(False)
+    return model if without else _ready(model)
 
 
 def _ready(model: Codec) -> Codec:

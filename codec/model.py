@@ -57,6 +57,7 @@ class Codec(nn.Module):
         self.quantizer = _quantizer(config)
         self.decoder = build_decoder(config.decoder, config.dim, config.output_frame_size)
         self._spec: tuple[Unchanged, TokenSpec] | None = None  # with the weights it is of
+        self._released: dict[str, str] = {}  # fingerprints
 
     # What a pipeline reads
 
@@ -139,32 +140,39 @@ class Codec(nn.Module):
     @property
     def spec(self) -> TokenSpec:
         """What tokens of this model carry with them. Weights are hashed again only after they have changed."""
-        encoder, decoder, codebooks = self._weights()
         weights = self._tensors()
         if self._spec is None or not self._spec[0].of(weights):
             self._spec = Unchanged(weights), TokenSpec(
                 name=self.config.name, sample_rate=self.sample_rate, frame_size=self.frame_size,
-                codebook_sizes=self.codebook_sizes, fingerprint=fingerprint(encoder | codebooks),
-                decoder_fingerprint=fingerprint(decoder | codebooks), counts=self.quantizer.counts,
+                codebook_sizes=self.codebook_sizes, fingerprint=self._fingerprint("encoder"),
+                decoder_fingerprint=self._fingerprint("decoder"), counts=self.quantizer.counts,
                 strides=self.quantizer.strides,
             )
         return self._spec[1]
 
-    def _weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        encoder = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
-        return encoder, self.decoder.state_dict(), self.quantizer.inference_state()
+    def _weights_of(self, part: str) -> dict[str, Tensor]:
+        prefix = "encoder." if part == "encoder" else ""  # in fingerprints
+        return {prefix + name: value for name, value in getattr(self, part).state_dict().items()}
 
     def _tensors(self) -> list[Tensor]:
-        return [weight for part in self._weights() for weight in part.values()]
+        parts = self._weights_of("encoder"), self._weights_of("decoder"), self.quantizer.inference_state()
+        return [weight for part in parts for weight in part.values()]
+
+    def _fingerprint(self, part: str) -> str:
+        known = self._released.get(part)
+        return known or fingerprint(self._weights_of(part) | self.quantizer.inference_state())
 
     def release(self, part: str) -> None:
         """Give the weights of the "encoder" or the "decoder" back, for a process that only decodes or only encodes: up to half
-        of the memory. Tokens still carry both fingerprints. Using the part afterwards raises ValueError."""
+        of the memory. Tokens still carry both fingerprints. Using the part afterwards raises ValueError. `codec.load(...,
+        without=part)` never has both halves in memory."""
         if part not in ("encoder", "decoder"):
             raise ValueError(f"part={part!r}: there is encoder and decoder")
-        network, spec = getattr(self, part), self.spec
-        network.to("meta").register_forward_pre_hook(_refuse(part))
-        self._spec = Unchanged(self._tensors()), spec
+        if part in self._released:
+            return
+        self._released[part] = self._fingerprint(part)
+        self._spec = None  # which holds the weights
+        getattr(self, part).to("meta").register_forward_pre_hook(_refuse(part))
 
     def _apply(self, *args, **kwargs) -> Codec:
         self._spec = None  # moved or converted

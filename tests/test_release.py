@@ -7,6 +7,9 @@ import copy
 import pytest
 import torch
 
+import codec
+from codec import hub
+
 
 @pytest.fixture
 def wav():
@@ -36,6 +39,38 @@ def test_without_the_encoder_the_same_sound(any_model, wav):
         half.encode(wav)
     with pytest.raises(ValueError, match="part='quantizer': there is encoder and decoder"):
         half.release("quantizer")
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_loaded_without_a_half_it_is_the_model_of_which_that_half_was_released(any_model, wav, part, tmp_path, monkeypatch):
+    codec.save(any_model, tmp_path, torch.float32)
+    whole, filled = codec.load(tmp_path), []
+    fill = hub._fill
+
+    def watched(own, path):
+        fill(own, path)
+        filled.append(own)
+        assert all(not value.is_meta for value in own.values())
+
+    monkeypatch.setattr(hub, "_fill", watched)
+    half = codec.load(tmp_path, without=part)
+    other = {"encoder": "decoder", "decoder": "encoder"}[part]
+    first, second = filled
+    assert not any(name.startswith(other + ".") for name in first)  # not yet there while the part is
+    assert all(name.startswith(other + ".") for name in second) and bytes_of(getattr(half, part)) == 0
+    assert half.spec == whole.spec and bytes_of(getattr(half, other)) == bytes_of(getattr(whole, other))
+    tokens = whole.encode(wav)
+    if part == "decoder":
+        assert torch.equal(half.encode(wav).codes, tokens.codes)
+    else:
+        assert torch.equal(half.decode(tokens), whole.decode(tokens))
+    with pytest.raises(ValueError, match=f"weights of the {part} were released"):
+        half.encode(wav) if part == "encoder" else half.decode(tokens)
+
+
+def test_a_half_that_there_is_not():
+    with pytest.raises(ValueError, match="without='both': there is encoder and decoder"):
+        codec.load(without="both")
 
 
 def test_long_audio_is_not_copied_whole(any_model):

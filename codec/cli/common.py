@@ -49,13 +49,7 @@ def load_model(name: str, device: str, without: str | None = None) -> Codec:
     """without: the "encoder" or the "decoder" where it is not needed."""
     from codec import hub
 
-    return _without(hub.load(name, check_device(device)), without)
-
-
-def _without(model: Codec, part: str | None) -> Codec:
-    if part is not None:
-        model.release(part)
-    return model
+    return hub.load(name, check_device(device), without)
 
 
 class Decoders:
@@ -75,9 +69,10 @@ class Decoders:
 
         key = None if self._name is not None else spec.name
         if key not in self._loaded:
-            named = self._name is not None
-            model = load_model(self._name, self._device) if named else load_for(spec, check_device(self._device))
-            self._loaded[key] = _without(model, "encoder")
+            if self._name is not None:
+                self._loaded[key] = load_model(self._name, self._device, without="encoder")
+            else:
+                self._loaded[key] = load_for(spec, check_device(self._device), without="encoder")
         return self._loaded[key]
 
 

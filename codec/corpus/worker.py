@@ -46,8 +46,7 @@ def _work(tell: Any) -> None:
     from codec.heap import trim
 
     torch.set_num_threads(1)
-    model = hub.load(name, device)
-    model.release("decoder")
+    model = hub.load(name, device, without="decoder")
     model.check(plan.spec)
     tell("ready", None)
     while True:
