@@ -6,6 +6,8 @@ import ctypes
 import sys
 from functools import lru_cache
 
+M_MMAP_THRESHOLD = -3  # of glibc's mallopt
+LARGE = 8_000_000  # bytes: what is as large goes back at once. Smaller ones would cost time
 KEPT = 80_000_000  # bytes that may lie free: to give less back costs small models more time than it saves memory
 
 
@@ -36,3 +38,12 @@ def trim() -> None:
     library = _glibc()
     if library is not None and library.mallinfo2().fordblks > KEPT:
         library.malloc_trim(0)
+
+
+def return_large() -> None:
+    """What is large goes back to the system as soon as it is free, from now on: glibc itself stops that after the first that is
+    freed, and weights and numbers of one network then leave holes of tens of MB that the next cannot use. For programs of
+    ours: it holds for the whole process."""
+    library = _glibc()
+    if library is not None:
+        library.mallopt(M_MMAP_THRESHOLD, LARGE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu", without
     """Load a model in the box by name, a directory with config.json and model.safetensors, or a hub id `owner/name`
     (also `hf:owner/name`).
 
-    without: the "encoder" or the "decoder", for a process that only decodes or only encodes. The weights of both are read, for
-    their fingerprints, but never held at the same time. Using the part raises ValueError.
+    without: the "encoder" or the "decoder", for a process that only decodes or only encodes. Its weights are read
+    for its fingerprint alone, one by one. Using the part raises ValueError.
 
     A directory or hub id may hold a model of `transformers` or its authors (those of `codec.convert`), which is converted in
     memory, as is a single file of weights of EnCodec, DAC or Mimi. `FILE.py:FUNCTION` is a codec that stays outside, see
@@ -61,12 +61,10 @@ def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu", without
     with torch.random.fork_rng(devices=[]), Undrawn():  # the caller's random numbers stay as they are
         model = Codec(config).to(device)
     own = _state(model)
+    unused = [name for name in own if without and name.startswith(f"{without}.")]
+    _fill({name: value for name, value in own.items() if name not in unused}, directory / WEIGHTS)
     if without:
-        kept = {"encoder": "decoder.", "decoder": "encoder."}[without]
-        _fill({name: value for name, value in own.items() if not name.startswith(kept)}, directory / WEIGHTS)
-        model.release(without)
-        own = {name: value for name, value in own.items() if name.startswith(kept)}
-    _fill(own, directory / WEIGHTS)
+        model.release(without, _Stored(directory / WEIGHTS, {name.removeprefix("decoder."): name for name in unused}))
     model = model.eval().requires_grad_(False)
     return model if without else _ready(model)
 
@@ -172,11 +170,11 @@ def _download(name: str) -> Path:
 class Undrawn(TorchFunctionMode):
     """Models are built without drawing initial weights: it takes long, and on the "meta" device 150 MB of torch's parts."""
 
-    METHODS = {torch.Tensor.uniform_, torch.Tensor.normal_}
-
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function in self.METHODS:
+        if function is torch.Tensor.uniform_ or (function is torch.Tensor.copy_ and isinstance(args[0], torch.nn.Parameter)):
+            return args[0]  # memory that is never written to is never taken
+        if function is torch.Tensor.normal_:
             return args[0].zero_()  # torch draws a truncated normal distribution again until all numbers lie inside
         if getattr(function, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
@@ -200,18 +198,33 @@ def _check(path: Path, own: dict[str, torch.Tensor]) -> None:
 
 @torch.no_grad()
 def _fill(own: dict[str, torch.Tensor], path: Path) -> None:
-    """Copy weights one by one, each from a file of its own: all that was read of an open one stays in memory."""
-    bad = []
     for name, value in own.items():
-        with _open(path) as tensors:
-            read = tensors.get_tensor(name)
-            if read.dtype.is_floating_point and _finite(read := read.float()):
-                value.copy_(read)
-            else:
-                bad.append(name)
-            del read
-    if bad:
-        raise ConfigError(f"{path} holds what are no weights (NaN, infinite or not floating-point): {', '.join(bad[:5])}")
+        value.copy_(_read(path, name))
+
+
+class _Stored(Mapping[str, torch.Tensor]):
+    """Weights in a file, each of which is read when it is asked for. names: in the file, by key."""
+
+    def __init__(self, path: Path, names: dict[str, str]):
+        self._path, self._names = path, names
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return _read(self._path, self._names[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _read(path: Path, name: str) -> torch.Tensor:
+    """A weight in float32, from an opening of its own: all that was read of an open file stays in memory."""
+    with _open(path) as tensors:
+        value = tensors.get_tensor(name)
+    if not value.dtype.is_floating_point or not _finite(value := value.float()):
+        raise ConfigError(f"{path} holds what are no weights (NaN, infinite or not floating-point): {name}")
+    return value
 
 
 def _finite(value: torch.Tensor) -> bool:

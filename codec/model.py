@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,27 +151,30 @@ class Codec(nn.Module):
             )
         return self._spec[1]
 
-    def _weights_of(self, part: str) -> dict[str, Tensor]:
-        prefix = "encoder." if part == "encoder" else ""  # in fingerprints
-        return {prefix + name: value for name, value in getattr(self, part).state_dict().items()}
-
     def _tensors(self) -> list[Tensor]:
-        parts = self._weights_of("encoder"), self._weights_of("decoder"), self.quantizer.inference_state()
+        parts = self.encoder.state_dict(), self.decoder.state_dict(), self.quantizer.inference_state()
         return [weight for part in parts for weight in part.values()]
 
     def _fingerprint(self, part: str) -> str:
-        known = self._released.get(part)
-        return known or fingerprint(self._weights_of(part) | self.quantizer.inference_state())
+        if part in self._released:
+            return self._released[part]
+        prefix = "encoder." if part == "encoder" else ""
+        weights = {prefix + name: value for name, value in getattr(self, part).state_dict().items()}
+        return fingerprint(weights | self.quantizer.inference_state())
 
-    def release(self, part: str) -> None:
+    def release(self, part: str, stored: Mapping[str, Tensor] | None = None) -> None:
         """Give the weights of the "encoder" or the "decoder" back, for a process that only decodes or only encodes: up to half
-        of the memory. Tokens still carry both fingerprints. Using the part afterwards raises ValueError. `codec.load(...,
-        without=part)` never has both halves in memory."""
+        of the memory. Tokens still carry both fingerprints. Using the part afterwards raises ValueError.
+
+        stored: the weights, under the names that `fingerprint` is given, where they have never been read into the part.
+        """
         if part not in ("encoder", "decoder"):
             raise ValueError(f"part={part!r}: there is encoder and decoder")
         if part in self._released:
             return
-        self._released[part] = self._fingerprint(part)
+        self._released[part] = (
+            fingerprint(ChainMap(stored, self.quantizer.inference_state())) if stored else self._fingerprint(part)
+        )
         self._spec = None  # which holds the weights
         getattr(self, part).to("meta").register_forward_pre_hook(_refuse(part))
 
@@ -413,8 +417,8 @@ def _groups(lengths: list[int]) -> dict[int, list[int]]:
     return groups
 
 
-def fingerprint(tensors: dict[str, Tensor]) -> str:
-    """16 hexadecimal digits of the SHA-256 of named tensors."""
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """16 hexadecimal digits of the SHA-256 of named tensors, which are asked for one by one."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].detach()

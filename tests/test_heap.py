@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -27,6 +30,32 @@ def test_holes_are_given_back(monkeypatch):
     assert all(part[-1] == 1 for part in parts)
 
 
+LARGE = """
+import torch
+from codec import heap
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return 4096 * int(file.read().split()[1])
+
+heap.return_large()
+before = resident()
+for _ in range(2):  # glibc would keep what is freed after the first
+    parts = [torch.ones(heap.LARGE // 4) for _ in range(5)]
+    del parts[:4]
+    assert 0.9 < (resident() - before) / heap.LARGE < 1.5, (resident() - before) / heap.LARGE
+    del parts
+assert resident() - before < heap.LARGE / 2
+"""
+
+
+@pytest.mark.skipif(heap._glibc() is None, reason="needs glibc 2.33 or later")
+def test_what_is_large_goes_back_at_once():
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_glibc_nothing_happens(monkeypatch):
     monkeypatch.setattr(heap, "_glibc", lambda: None)
     heap.trim()
+    heap.return_large()

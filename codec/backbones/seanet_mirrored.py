@@ -20,6 +20,7 @@ from codec.nn.padded import PaddedConv1d, TrimmedConvTranspose1d
 from codec.nn.slices import Slices, wide_strides
 from codec.nn.snake import Snake
 
+FEW_NUMBERS = 4_000  # a frame: their LSTM takes much memory by itself, so that little else may lie around (`codec.nn.slices`)
 ACTIVATIONS = {"elu": lambda channels: ELU(), "snake": Snake}
 
 
@@ -73,7 +74,7 @@ class MirroredSEANetEncoder(Network):
         super().__init__()
         check(strides, hop, activation)
         self.window = grid(window_frames, overlap_frames)
-        wide = wide_strides(strides, channels)
+        wide = wide_strides(strides, channels, FEW_NUMBERS)
         down = math.prod(strides[:wide])
         numbers = channels * down
         layers: list[nn.Module] = [PaddedConv1d(1, channels, kernel_size)]
@@ -111,7 +112,7 @@ class MirroredSEANetDecoder(Network):
         super().__init__()
         check(strides, hop, activation)
         self.window = grid(window_frames, overlap_frames)
-        coarse = len(strides) - wide_strides(strides[::-1], channels)
+        coarse = len(strides) - wide_strides(strides[::-1], channels, FEW_NUMBERS)
         up = math.prod(strides[coarse:])
         numbers = channels * up
         channels *= 2 ** len(strides)

@@ -48,7 +48,9 @@ def _part(text: str) -> tuple[int, int]:
 def load_model(name: str, device: str, without: str | None = None) -> Codec:
     """without: the "encoder" or the "decoder" where it is not needed."""
     from codec import hub
+    from codec.heap import return_large
 
+    return_large()
     return hub.load(name, check_device(device), without)
 
 
@@ -66,7 +68,9 @@ class Decoders:
 
     def model_for(self, spec: TokenSpec) -> Codec:
         from codec.files import load_for
+        from codec.heap import return_large
 
+        return_large()
         key = None if self._name is not None else spec.name
         if key not in self._loaded:
             if self._name is not None:

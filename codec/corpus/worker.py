@@ -43,8 +43,9 @@ def _work(tell: Any) -> None:
 
     from codec import hub
     from codec.corpus.shard import write_shard
-    from codec.heap import trim
+    from codec.heap import return_large, trim
 
+    return_large()
     torch.set_num_threads(1)
     model = hub.load(name, device, without="decoder")
     model.check(plan.spec)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from codec.nn.products import linear, usable
 
+UNFOLDED = 4_000_000  # numbers
 MANY_WEIGHTS = 2000  # for each output: with more of them a matrix product is faster than a convolution
 
 
@@ -61,12 +62,14 @@ class Conv1d(nn.Conv1d):
         return F.pad(x.mT, (0, 0, self.padding[0], self.padding[0])).contiguous()
 
     def _product(self, x: Tensor, steps: int) -> Tensor:
-        """One matrix product of the inputs, unfolded."""
+        """Matrix products of the inputs, unfolded: so many at a time that they take little memory."""
         (kernel,), (stride,), (dilation,) = self.kernel_size, self.stride, self.dilation
         x = self._padded(x)
         batch, length, channels = x.shape
         x = x.as_strided((batch, steps, kernel, channels), (length * channels, stride * channels, dilation * channels, 1))
-        return linear(x.flatten(2), self.weight.mT.flatten(1), self.bias).mT
+        weight, most = self.weight.mT.flatten(1), max(1, UNFOLDED // (batch * kernel * channels))
+        parts = [linear(part.flatten(2), weight, self.bias) for part in x.split(most, 1)]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).mT
 
     def _to_one(self, x: Tensor, steps: int) -> Tensor:
         """To one channel: the product of every input with every tap, then sums along the signal."""

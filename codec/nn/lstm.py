@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from codec.nn.state import State
@@ -36,4 +37,21 @@ class BidirectionalLSTM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.transpose(1, 2)
-        return (self.lstm(x)[0] + x.repeat(1, 1, 2)).transpose(1, 2)
+        y = self.lstm(x)[0] if torch.is_grad_enabled() else self._one_by_one(x)
+        return (y + x.repeat(1, 1, 2)).transpose(1, 2)
+
+    def _one_by_one(self, x: Tensor) -> Tensor:
+        """As the LSTM, (B, T, C): a direction of a layer at a time, as oneDNN rearranges all weights of a call in copies."""
+        none = x.new_zeros(1, len(x), self.lstm.hidden_size)
+        for forth, back in zip(self.lstm.all_weights[::2], self.lstm.all_weights[1::2]):
+            y = x.new_empty(*x.shape[:2], 2 * self.lstm.hidden_size)
+            y[..., : self.lstm.hidden_size] = _direction(x, none, forth)
+            y[..., self.lstm.hidden_size :] = _direction(x.flip(1), none, back).flip(1)
+            x = y
+        return x
+
+
+def _direction(x: Tensor, none: Tensor, weights: list[Tensor]) -> Tensor:
+    return torch.lstm(
+        x, (none, none), weights, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False, batch_first=True
+    )[0]

@@ -55,8 +55,8 @@ def _run(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
     return x
 
 
-def wide_strides(strides: Sequence[int], channels: int) -> int:
-    """How many of the strides, from the sample rate on, have more than `FEW_NUMBERS` a frame before them; `channels` at the
+def wide_strides(strides: Sequence[int], channels: int, few: int = FEW_NUMBERS) -> int:
+    """How many of the strides, from the sample rate on, have more than `few` numbers a frame before them; `channels` at the
     sample rate double at each."""
     numbers = (channels * 2**index * math.prod(strides[index:]) for index in range(len(strides)))
-    return next((index for index, number in enumerate(numbers) if number <= FEW_NUMBERS), len(strides))
+    return next((index for index, number in enumerate(numbers) if number <= few), len(strides))
