@@ -45,7 +45,10 @@ def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu", without
     if _is_program(str(name)):
         from codec import adapters
 
-        return adapters.load(str(name)).to(device)
+        model = adapters.load(str(name)).to(device).eval()
+        if without:
+            model.release(without)
+        return model
     if is_foreign(directory):
         model = convert(directory, fetch_for(str(name))).to(device)
         if without:
@@ -83,10 +86,12 @@ def save(model: Codec, directory: str | Path, dtype: torch.dtype = torch.float16
 
     dtype: float16, or float32. Rounding to fp16 makes another encoder, so that tokens of the model in memory are not tokens
     of the saved one.
-    Raises ValueError for weights that the dtype cannot hold, WriteError when the files cannot be written.
+    Raises ValueError for weights that the dtype cannot hold or that were released, WriteError when the files cannot be written.
     """
     from safetensors.torch import save
 
+    if released := [name for name, value in _state(model).items() if value.is_meta]:
+        raise ValueError(f"the weights of the {released[0].split('.')[0]} were released: load the model again to save it")
     state = {name: value.detach().cpu() for name, value in _state(model).items()}
     state = {name: value.to(dtype).contiguous() for name, value in state.items()}
     bad = [name for name, value in state.items() if not torch.isfinite(value).all()]

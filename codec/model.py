@@ -8,6 +8,8 @@ import warnings
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -111,7 +113,8 @@ class Codec(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(weight.device for weight in self.parameters() if not weight.is_meta)  # of what was not released
+        weights = chain(self.parameters(), self.buffers())
+        return next(weight.device for weight in weights if not weight.is_meta)  # of what was not released
 
     def bitrate(self, num_codebooks: int | None = None) -> float:
         """Nominal bit/s of one channel coded with that many codebooks."""
@@ -176,13 +179,13 @@ class Codec(nn.Module):
             fingerprint(ChainMap(stored, self.quantizer.inference_state())) if stored else self._fingerprint(part)
         )
         self._spec = None  # which holds the weights
-        getattr(self, part).to("meta").register_forward_pre_hook(_refuse(part))
+        getattr(self, part).to("meta").register_forward_pre_hook(partial(_refuse, part))
 
-    def _apply(self, *args, **kwargs) -> Codec:
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Codec:
         self._spec = None  # moved or converted
         stored, exact = self.state_dict().keys(), self.__dict__.setdefault("_exact", {})
         before = {name: value for name, value in self.named_buffers() if name not in stored}  # windows and the like
-        super()._apply(*args, **kwargs)
+        super()._apply(partial(_applied, function) if self._released else function, recurse)
         for name, value in before.items():  # half precision rounds them, and the way back must not leave them so
             now = self.get_buffer(name)
             if value.dtype == torch.float32 != now.dtype:
@@ -402,11 +405,13 @@ def _indifferent(network: Network) -> bool:
     return network.context is None and network.window is None and not network.ragged and network.start_frames == 1
 
 
-def _refuse(part: str) -> Callable[..., None]:
-    def refuse(network: Network, inputs: tuple) -> None:
-        raise ValueError(f"the weights of the {part} were released: load the model again")
+def _refuse(part: str, network: Network, inputs: tuple) -> None:
+    raise ValueError(f"the weights of the {part} were released: load the model again")
 
-    return refuse
+
+def _applied(function: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
+    """What was released moves nowhere, but is converted with the rest."""
+    return weight.to(function(torch.empty(0, dtype=weight.dtype)).dtype) if weight.is_meta else function(weight)
 
 
 def _groups(lengths: list[int]) -> dict[int, list[int]]:

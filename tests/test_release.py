@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -70,6 +71,51 @@ def test_weights_of_the_half_that_is_not_wanted_are_checked_all_the_same(any_mod
     save_file({**tensors, name: torch.full_like(tensors[name], torch.nan)}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=f"no weights .NaN, infinite or not floating-point.: {name}"):
         codec.load(tmp_path, without=part)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+@pytest.mark.parametrize("way", [lambda model: pickle.loads(pickle.dumps(model)), lambda model: model.to("cpu").cpu()])
+def test_a_half_is_copied_and_moved_like_any_model(any_model, wav, part, way):
+    half, tokens = copy.deepcopy(any_model), any_model.encode(wav)
+    half.release(part)
+    half = way(half)
+    assert half.spec == any_model.spec and bytes_of(getattr(half, part)) == 0
+    if part == "decoder":
+        assert torch.equal(half.encode(wav).codes, tokens.codes)
+    else:
+        assert torch.equal(half.decode(tokens), any_model.decode(tokens))
+    with pytest.raises(ValueError, match=f"weights of the {part} were released"):
+        half.encode(wav) if part == "encoder" else half.decode(tokens)
+    with pytest.raises(ValueError, match="torch.float16"):
+        half.half().encode(wav)
+
+
+def test_without_both_halves_nothing_is_coded(any_model, wav):
+    none = copy.deepcopy(any_model)
+    none.release("encoder")
+    none.release("decoder")
+    assert none.spec == any_model.spec
+    with pytest.raises(ValueError, match="weights of the encoder were released"):
+        none.encode(wav)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_a_half_is_not_saved(any_model, part, tmp_path):
+    half = copy.deepcopy(any_model)
+    half.release(part)
+    with pytest.raises(ValueError, match=f"weights of the {part} were released: load the model again to save it"):
+        codec.save(half, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_ours_that_a_program_makes_gives_the_half_back_too(any_model, wav, tmp_path):
+    codec.save(any_model, tmp_path, torch.float32)
+    (tmp_path / "mine.py").write_text(
+        f"import codec\ndef model():\n    return codec.load({str(tmp_path)!r}).train()\n"
+    )
+    half = codec.load(f"{tmp_path}/mine.py:model", without="decoder")
+    assert not half.training and bytes_of(half.decoder) == 0
+    assert torch.equal(half.encode(wav).codes, any_model.encode(wav).codes)
 
 
 def test_a_half_that_there_is_not():

@@ -37,7 +37,7 @@ class BidirectionalLSTM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.transpose(1, 2)
-        y = self.lstm(x)[0] if torch.is_grad_enabled() else self._one_by_one(x)
+        y = self.lstm(x)[0] if torch.is_grad_enabled() or not x.is_cpu else self._one_by_one(x)
         return (y + x.repeat(1, 1, 2)).transpose(1, 2)
 
     def _one_by_one(self, x: Tensor) -> Tensor:
