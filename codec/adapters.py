@@ -102,7 +102,7 @@ class AdaptedCodec(Codec):
         self.quantizer = _Books(1, codebook_sizes)
         self.encoder = _Whole(lambda wav: self.encode_frames(wav, self.num_codebooks).float())
         self.decoder = _Whole(lambda codes: self.decode_frames(codes[:, (codes[0, :, 0] >= 0)].long()))
-        self._spec = None
+        self._spec, self._released = None, {}
         self.eval()
 
     @property
