@@ -22,7 +22,7 @@ _LAZY = {
     "Teacher": "teachers",
     "CallableTeacher": "teachers",
     "FeatureStore": "features",
-    "compute": "features",
+    "compute": "filling",
     "content_key": "features",
     "Transcripts": "transcripts",
     "transcribe": "transcripts",

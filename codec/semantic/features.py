@@ -12,14 +12,11 @@ quantizer (see `quantizers.fit_mvq`) that was fitted to the first features, with
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,22 +25,20 @@ import torch
 from torch import Tensor
 
 from codec.atomic import put
+from codec.semantic.store_files import (
+    INFO, QUANTIZER, VERSION, StoreError, folder_name, load_quantizer, put_info, put_quantizer, read_header, read_info,
+    shards,
+)
 
 if TYPE_CHECKING:
     from codec.semantic.teachers import Teacher
     from quantizers.mvq import MultiCodebookVQ
 
-VERSION = 1
-INFO, QUANTIZER = "store.json", "quantizer.safetensors"
 SHARD_BYTES = 64_000_000
 OPEN_SHARDS = 64  # kept open in a process
 FIT_ROWS = 30_000  # of features that a quantizer is fitted to
 VALID = ".valid"  # behind a key: which of its rows are valid
 LARGEST = float(np.finfo(np.float16).max)
-
-
-class StoreError(ValueError):
-    """A feature store cannot be used, or cannot take these features; one line that says why and how to mend it."""
 
 
 class Place(NamedTuple):
@@ -86,7 +81,7 @@ class FeatureStore:
             raise StoreError(f"the fingerprint {fingerprint!r} must be letters and digits, as it names a folder")
         self.name, self.frame_rate, self.dim, self.fingerprint = name, float(frame_rate), dim, fingerprint
         self.bytes_per_frame, self.shard_bytes = bytes_per_frame, shard_bytes
-        self.path = Path(folder).expanduser() / _folder_name(name, fingerprint, bytes_per_frame)
+        self.path = Path(folder).expanduser() / folder_name(name, fingerprint, bytes_per_frame)
         self.quantizer: MultiCodebookVQ | None = None
         self._pending: dict[str, Pending] = {}
         self._pending_bytes = 0
@@ -111,7 +106,7 @@ class FeatureStore:
         if len(found) != 1:
             names = ", ".join(path.name for path in found or there) or "none: make one by `codec features`"
             raise StoreError(f"{folder}: {len(found) or 'no'} stores are named {teacher}...: there is {names}")
-        info = _read_info(found[0])
+        info = read_info(found[0])
         return cls(folder, info["name"], info["frame_rate"], info["dim"], info["fingerprint"], info["bytes_per_frame"])
 
     def __contains__(self, key: str) -> bool:
@@ -237,8 +232,8 @@ class FeatureStore:
         facts = {"error": repr(self._error), "power": repr(self._power)}
         if self.quantizer is not None:
             facts["quantizer"] = self.quantizer.id
-        self._write_info()
-        shard = self.path / f"{len(self._shards()):05d}-{secrets.token_hex(4)}.safetensors"
+        put_info(self.path, self._info())
+        shard = self.path / f"{len(shards(self.path)):05d}-{secrets.token_hex(4)}.safetensors"
         put(shard, save(tensors, facts))
         for key, (rows, _) in self._pending.items():
             self._places[key] = Place(shard, len(rows))
@@ -278,19 +273,10 @@ class FeatureStore:
         except ValueError as error:
             self._pending = waiting
             raise StoreError(f"a quantizer cannot be fitted: {error}") from None
-        from safetensors.torch import save
-
-        state = {name: value.contiguous() for name, value in self.quantizer.inference_state().items()}
-        self._write_info()
-        put(self.path / QUANTIZER, save(state))
+        put_info(self.path, self._info())
+        put_quantizer(self.path, self.quantizer)
         for key, (rows, valid) in waiting.items():
             self._put(key, Pending(self._encoded(rows.astype(np.float32), valid), valid))
-
-    def _write_info(self) -> None:
-        if (self.path / INFO).is_file():
-            return
-        self.path.mkdir(parents=True, exist_ok=True)
-        put(self.path / INFO, (json.dumps(self._info(), indent=2) + "\n").encode())
 
     # What is there
 
@@ -300,24 +286,19 @@ class FeatureStore:
             "fingerprint": self.fingerprint, "bytes_per_frame": self.bytes_per_frame,
         }
 
-    def _shards(self) -> list[Path]:
-        there = self.path.glob("*.safetensors")
-        return sorted(path for path in there if path.name != QUANTIZER and path.name[0] != ".")
-
     def _open_existing(self) -> None:
         self._places: dict[str, Place] = {}
         self._written_error = self._written_power = 0.0
         if not (self.path / INFO).is_file():
             return
-        there, wanted = _read_info(self.path), self._info()
+        there, wanted = read_info(self.path), self._info()
         for name, value in wanted.items():
             if there[name] != value:
                 raise StoreError(f"{self.path} has {name} {there[name]!r}, not {value!r}: choose another folder")
-        if (self.path / QUANTIZER).is_file():
-            self.quantizer = _load_quantizer(self.path / QUANTIZER, self.dim, self.bytes_per_frame)
+        self.quantizer = load_quantizer(self.path, self.dim, self.bytes_per_frame)
         mark = self.quantizer.id if self.quantizer is not None else None
-        for shard in self._shards():
-            header = _read_header(shard)
+        for shard in shards(self.path):
+            header = read_header(shard)
             facts = header.pop("__metadata__", {})
             if facts.get("quantizer") != mark:
                 raise StoreError(f"{shard} was coded with another quantizer than {QUANTIZER}: delete it and run again")
@@ -328,60 +309,6 @@ class FeatureStore:
                     self._places.setdefault(key, Place(shard, entry["shape"][0]))
 
 
-@dataclass
-class Report:
-    """What `compute` did. seconds: of audio that the teacher heard. skipped: (path, reason)."""
-
-    added: int = 0
-    present: int = 0
-    seconds: float = 0.0
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-
-
-def compute(
-    paths: Iterable[str | os.PathLike[str]], teacher: Teacher, store: FeatureStore,
-    progress: Callable[[int, int], None] | None = None,
-) -> Report:
-    """Run a teacher once over audio files, each as a whole. Files that are in the store are not run again; silent
-    ones (peaks below -50 dBFS) and unreadable ones are skipped with a reason.
-
-    progress: called as (files done, files). Raises StoreError where the store is another teacher's.
-    """
-    from codec.training.data import SILENT_FILE, DataError, decode
-
-    if (teacher.fingerprint, teacher.dim, teacher.frame_rate) != (store.fingerprint, store.dim, store.frame_rate):
-        raise StoreError(
-            f"{store.path} holds features of {store.name}, not of {teacher.name} as it is: use FeatureStore.of"
-        )
-    paths = [os.fspath(path) for path in paths]
-    if not store.ready:  # the quantizer is fitted to the first rows, which should be of all kinds
-        paths.sort(key=lambda path: hashlib.sha256(os.fsencode(path)).digest())
-    report = Report()
-    try:
-        for number, path in enumerate(paths, 1):
-            try:
-                wav = decode(path, teacher.sample_rate)  # (T,) int16
-                if np.abs(wav.astype(np.int32)).max() < SILENT_FILE * 32767:
-                    raise DataError("it is silent")
-                key = content_key(wav)
-                if key in store:
-                    report.present += 1
-                else:
-                    store.add(key, teacher.features(wav.astype(np.float32) / np.float32(32767)))
-                    report.added += 1
-                    report.seconds += len(wav) / teacher.sample_rate
-            except (DataError, StoreError) as error:
-                report.skipped.append((path, str(error)))
-            if progress is not None:
-                progress(number, len(paths))
-    except BaseException:
-        if store.ready:
-            store.flush()
-        raise
-    store.flush()
-    return report
-
-
 def content_key(samples: np.ndarray) -> str:
     """What a recording is known by: the SHA-256 of its mono int16 samples (T,) at 16 kHz."""
     if samples.dtype != np.int16 or samples.ndim != 1:
@@ -389,53 +316,3 @@ def content_key(samples: np.ndarray) -> str:
             f"samples are {samples.dtype} {samples.shape}: a recording is known by its mono int16 samples at 16 kHz"
         )
     return hashlib.sha256(samples.astype("<i2", copy=False).tobytes()).hexdigest()
-
-
-def _folder_name(name: str, fingerprint: str, bytes_per_frame: int | None) -> str:
-    plain = re.sub(r"[^0-9A-Za-z.+]+", "-", name).strip("-.")[:100]
-    return f"{plain}{f'-mvq{bytes_per_frame}' if bytes_per_frame is not None else ''}-{fingerprint}"
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    try:
-        info = json.loads((path / INFO).read_text(encoding="utf-8"))
-        if info["version"] != VERSION:
-            raise StoreError(f"{path / INFO} is of version {info['version']}: this program reads version {VERSION}")
-        return {key: info[key] for key in ("version", "name", "frame_rate", "dim", "fingerprint", "bytes_per_frame")}
-    except StoreError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{path / INFO} is not readable as a feature store's ({error}): choose another folder"
-        ) from None
-
-
-def _read_header(shard: Path) -> dict[str, Any]:
-    """The header of a safetensors file: tensors by name, without opening all of them."""
-    try:
-        with open(shard, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        end = max(entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__")
-        if shard.stat().st_size != 8 + length + end:
-            raise ValueError("cut short")
-        return header
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
-        raise StoreError(f"{shard} is damaged ({error}): delete it and run again") from None
-
-
-def _load_quantizer(path: Path, dim: int, bytes_per_frame: int | None) -> MultiCodebookVQ:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from quantizers.mvq import MultiCodebookVQ
-
-    try:
-        quantizer = MultiCodebookVQ(dim, bytes_per_frame or 0, 256, settle=False)
-        state = load_file(path)
-        if state.keys() != quantizer.inference_state().keys():
-            raise ValueError("tensors are missing")
-        quantizer.load_state_dict(state, strict=False)  # what else it has, training alone needs
-        return quantizer.eval()
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise StoreError(f"{path} is damaged ({error}): delete its folder and run again") from None

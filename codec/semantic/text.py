@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from codec.semantic.alignment import SAMPLE_RATE, VOICED_HOP, AlignmentError, spread_words, voiced_frames
-from codec.semantic.features import FeatureStore, Report, StoreError, content_key
+from codec.semantic.features import FeatureStore, content_key
+from codec.semantic.filling import Report
+from codec.semantic.store_files import StoreError
 from codec.semantic.teachers import Layer, TeacherError, chosen, fingerprint_of, layer_name
 from codec.semantic.transcripts import Transcript, Transcripts
 

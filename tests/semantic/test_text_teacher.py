@@ -13,7 +13,8 @@ from tiny_teachers import POSITIONS, WORDS, save_bert as save
 
 from codec import cli
 from codec.semantic.alignment import Word
-from codec.semantic.features import FeatureStore, StoreError, content_key
+from codec.semantic.features import FeatureStore, content_key
+from codec.semantic.store_files import StoreError
 from codec.semantic.teachers import TeacherError
 from codec.semantic.text import compute_text, load_text_teacher, pauses
 from codec.semantic.transcripts import Skip, Transcript, Transcripts
