@@ -173,15 +173,19 @@ def _download(name: str) -> Path:
 
 
 class Undrawn(TorchFunctionMode):
-    """Models are built without drawing initial weights: it takes long, and on the "meta" device 150 MB of torch's parts."""
+    """Models are built without drawing initial weights: it takes long, and on the "meta" device 150 MB of torch's parts. They are
+    not even written to, as memory that never is is never taken."""
+
+    INITS = ("torch.nn.init", "transformers.initialization")
+    METHODS = {torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.copy_}
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function is torch.Tensor.uniform_ or (function is torch.Tensor.copy_ and isinstance(args[0], torch.nn.Parameter)):
-            return args[0]  # memory that is never written to is never taken
-        if function is torch.Tensor.normal_:
+        if function in self.METHODS and isinstance(args[0], torch.nn.Parameter):
+            return args[0]
+        if function in (torch.Tensor.uniform_, torch.Tensor.normal_):
             return args[0].zero_()  # torch draws a truncated normal distribution again until all numbers lie inside
-        if getattr(function, "__module__", None) == "torch.nn.init":
+        if getattr(function, "__module__", None) in self.INITS:
             return args[0] if args else kwargs["tensor"]
         return function(*args, **kwargs)
 
