@@ -34,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error("--out needs a file: a pipe cannot be gone on with")
     try:
         from codec.semantic.alignment import CtcAligner
-        from codec.semantic.transcripts import FasterWhisper, Transcripts, transcribe
+        from codec.semantic.recogniser import FasterWhisper
+        from codec.semantic.transcribing import transcribe
+        from codec.semantic.transcripts import Transcripts
     except ImportError as error:
         raise ValueError(f'transcribing needs more packages ({error}): pip install "neural-codec-toolkit[eval,teachers]"') from error
     device = check_device(args.device)

@@ -11,7 +11,9 @@ from codec.evaluation.probe_data import Recording
 from codec.evaluation.probe_report import ProbeError
 from codec.evaluation.probe_tokens import user_cache
 from codec.semantic.alignment import Word
-from codec.semantic.transcripts import Transcript, TranscriptError, Transcripts, content_key, given_texts
+from codec.semantic.corpus_texts import given_texts
+from codec.semantic.features import content_key
+from codec.semantic.transcripts import Transcript, TranscriptError, Transcripts
 from codec.training.data import DataError, decode
 
 KEYS = "content-keys.json"

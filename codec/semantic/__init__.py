@@ -25,7 +25,7 @@ _LAZY = {
     "compute": "filling",
     "content_key": "features",
     "Transcripts": "transcripts",
-    "transcribe": "transcripts",
+    "transcribe": "transcribing",
     "load_text_teacher": "text",
     "compute_text": "text",
 }
