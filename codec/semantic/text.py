@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from codec.semantic.alignment import SAMPLE_RATE, VOICED_HOP, AlignmentError, spread_words, voiced_frames
-from codec.semantic.features import FeatureStore, content_key
-from codec.semantic.filling import Report
-from codec.semantic.store_files import StoreError
+from codec.semantic.features import FeatureStore
+from codec.semantic.filling import Report, fill
 from codec.semantic.teachers import Layer, TeacherError, chosen, fingerprint_of, layer_name
 from codec.semantic.transcripts import Transcript, Transcripts
+from codec.training.data import DataError
 
 PAUSE_SECONDS = 0.2  # silence that is no part of a word, whatever its times say
 TOKENIZER = ["tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model"]
@@ -174,40 +174,17 @@ def compute_text(
 
     progress: called as (files done, files). Raises StoreError where the store is another teacher's.
     """
-    from codec.training.data import DataError, decode
 
-    if (teacher.fingerprint, teacher.dim, teacher.frame_rate) != (store.fingerprint, store.dim, store.frame_rate):
-        raise StoreError(f"{store.path} holds features of {store.name}, not of {teacher.name} as it is: use FeatureStore.of")
-    paths = [os.fspath(path) for path in paths]
-    if not store.ready:  # the quantizer is fitted to the first rows, which should be of all kinds
-        paths.sort(key=lambda path: hashlib.sha256(os.fsencode(path)).digest())
-    report = Report()
-    try:
-        for number, path in enumerate(paths, 1):
-            try:
-                wav = decode(path, SAMPLE_RATE)  # (T,) int16
-                key = content_key(wav)
-                if key in store:
-                    report.present += 1
-                else:
-                    store.add(key, *_features(wav, key, transcripts, teacher))
-                    report.added += 1
-                    report.seconds += len(wav) / SAMPLE_RATE
-            except (DataError, StoreError, AlignmentError, TeacherError) as error:
-                report.skipped.append((path, str(error)))
-            if progress is not None:
-                progress(number, len(paths))
-    except BaseException:
-        if store.ready:
-            store.flush()
-        raise
-    store.flush()
-    return report
+    def read(wav: np.ndarray, key: str) -> tuple[Tensor, Tensor]:
+        try:
+            return _features(wav, key, transcripts, teacher)
+        except (AlignmentError, TeacherError) as error:
+            raise DataError(str(error)) from None
+
+    return fill(paths, teacher, store, read, progress)
 
 
 def _features(wav: np.ndarray, key: str, transcripts: Transcripts, teacher: TextTeacher) -> tuple[Tensor, Tensor]:
-    from codec.training.data import DataError
-
     transcript = transcripts.get(key)
     if transcript is None:
         skip = transcripts.skipped.get(key)
