@@ -138,13 +138,18 @@ def take_joined(source: Source, own: str, first: str, second: str) -> None:
     source.put(f"{own}.bias", f"{first} and {second}", (outer.double() @ start.double() + end.double()).float())
 
 
-def _take_decoder(source: Source, layers: int) -> None:
-    own, theirs = "decoder", "acoustic_decoder"
-    take_conv(source, f"{own}.embed", f"{theirs}.embed")
+def take_decoder_convs(source: Source, theirs: str) -> None:
+    """The decoder's first convolution, and its residual blocks before and behind the transformer."""
+    take_conv(source, "decoder.embed", f"{theirs}.embed")
     for net, published in (("before", "prior_net"), ("behind", "post_net")):
         for block in range(2):
             for part in ("norm1", "conv1", "norm2", "conv2"):
-                take_conv(source, f"{own}.{net}.{block}.{part}", f"{theirs}.{published}.{block}.{part}")
+                take_conv(source, f"decoder.{net}.{block}.{part}", f"{theirs}.{published}.{block}.{part}")
+
+
+def _take_decoder(source: Source, layers: int) -> None:
+    own, theirs = "decoder", "acoustic_decoder"
+    take_decoder_convs(source, theirs)
     for index in range(layers):
         layer, published = f"{own}.layers.{index}", f"{theirs}.layers.{index}"
         source.stack(f"{layer}.qkv.weight", f"{published}.self_attn.[qkv]_proj.weight",

@@ -15,7 +15,7 @@ from codec.config import CodecConfig, ConfigError
 from codec.convert.dac import take_conv
 from codec.convert.original import TEACHER
 from codec.convert.source import Settings, Source
-from codec.convert.xcodec2 import put_grid, take_joined, take_refiner, teacher_names
+from codec.convert.xcodec2 import put_grid, take_decoder_convs, take_joined, take_refiner, teacher_names
 from codec.model import Codec
 
 # All others are their training's.
@@ -132,11 +132,7 @@ def _take_sound(source: Source, blocks: int) -> None:
 
 def _take_decoder(source: Source, layers: int) -> None:
     own, theirs = "decoder", "generator.backbone"
-    take_conv(source, f"{own}.embed", f"{theirs}.embed")
-    for net, published in (("before", "prior_net"), ("behind", "post_net")):
-        for block in range(2):
-            for part in ("norm1", "conv1", "norm2", "conv2"):
-                take_conv(source, f"{own}.{net}.{block}.{part}", f"{theirs}.{published}.{block}.{part}")
+    take_decoder_convs(source, theirs)
     for index in range(layers):
         for ours, name in (("qkv", "att.c_attn"), ("out", "att.c_proj"), ("expand", "mlp.fc1"), ("project", "mlp.fc2"),
                            ("norm_attention", "att_norm"), ("norm_mlp", "ffn_norm")):
