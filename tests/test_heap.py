@@ -55,6 +55,29 @@ def test_what_is_large_goes_back_at_once():
     assert done.returncode == 0, done.stderr
 
 
+SMALLER = """
+import resource
+import torch
+from codec import heap
+
+heap.return_large()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+parts = [torch.ones(heap.LARGE // 8) for _ in range(6)]  # of 4 MB, in pages of 4 kB
+del parts
+before = faults()
+for _ in range(20):
+    parts = [torch.ones(heap.LARGE // 8) for _ in range(6)]
+    del parts
+assert faults() - before < 10_000, faults() - before
+"""
+
+
+@pytest.mark.skipif(heap._glibc() is None, reason="needs glibc 2.33 or later")
+def test_what_is_smaller_is_not_taken_from_the_system_anew_each_time():
+    done = subprocess.run([sys.executable, "-c", SMALLER], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_glibc_nothing_happens(monkeypatch):
     monkeypatch.setattr(heap, "_glibc", lambda: None)
     heap.trim()
