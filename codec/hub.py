@@ -20,6 +20,7 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "speech-16k"
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 PRIOR = "prior.safetensors"  # for entropy coding
+SHOWN = 20  # tensors in an error message
 
 
 def models() -> list[str]:
@@ -201,8 +202,8 @@ def _check(path: Path, own: dict[str, torch.Tensor]) -> None:
         for name in sorted(own.keys() & shapes.keys()) if shapes[name] != own[name].shape
     ]
     if problems:
-        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise ConfigError(f"{path} does not fit its config.json: {'; '.join(problems[:8])}{more}")
+        more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise ConfigError(f"{path} does not fit its config.json: {'; '.join(problems[:SHOWN])}{more}")
 
 
 @torch.no_grad()

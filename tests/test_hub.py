@@ -143,6 +143,18 @@ def test_files_that_are_no_weights_are_refused(saved):
             codec.load(saved)
 
 
+@pytest.mark.parametrize("without", [None, "encoder", "decoder"])
+def test_every_tensor_that_does_not_fit_is_named(saved, without):
+    tensors = load_file(saved / "model.safetensors")
+    missing, (bent, *_) = sorted(tensors)[:9], sorted(tensors)[9:]
+    kept = {name: value for name, value in tensors.items() if name not in missing}
+    save_file({**kept, bent: torch.zeros(3, 1, 7), "more": torch.zeros(1)}, saved / "model.safetensors")
+    with pytest.raises(ConfigError) as refused:
+        codec.load(saved, without=without)
+    assert all(f"missing {name};" in str(refused.value) for name in missing)
+    assert f"unexpected more; {bent} is (3, 1, 7) instead of {tuple(tensors[bent].shape)}" in str(refused.value)
+
+
 @pytest.mark.parametrize("part, values", [
     ("encoder", {"hidden": 16_384, "channels": 4096, "blocks": 64}),
     ("quantizer", {"num_codebooks": 256, "codebook_size": 65_536}),
