@@ -33,11 +33,11 @@ def _glibc() -> ctypes.CDLL | None:
     return library
 
 
-def trim() -> None:
+def trim(kept: int = KEPT) -> None:
     """Networks of large layers leave holes between what they keep, into which the next layer's numbers do not fit: without this
     a process that codes for long takes 100 MB more. Does nothing where little is free, and without glibc."""
     library = _glibc()
-    if library is not None and library.mallinfo2().fordblks > KEPT:
+    if library is not None and library.mallinfo2().fordblks > kept:
         library.malloc_trim(0)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from codec.heap import trim
 from codec.nn.state import State
+
+LONG = 500  # frames: giving free memory back takes no time beside them
 
 
 class ResidualLSTM(nn.Module):
@@ -42,6 +45,8 @@ class BidirectionalLSTM(nn.Module):
 
     def _one_by_one(self, x: Tensor) -> Tensor:
         """As the LSTM, (B, T, C): a direction of a layer at a time, as oneDNN rearranges all weights of a call in copies."""
+        if x.shape[1] >= LONG:
+            trim(0)  # the most memory of all is taken here
         none = x.new_zeros(1, len(x), self.lstm.hidden_size)
         for forth, back in zip(self.lstm.all_weights[::2], self.lstm.all_weights[1::2]):
             y = x.new_empty(*x.shape[:2], 2 * self.lstm.hidden_size)
