@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import codec
 from codec import hub
 from codec.config import ConfigError
+from codec.convert import convert
 from codec.nn.convnext import ConvNeXtBlock
 from quantizers.half_weights import pack
 
@@ -175,3 +176,8 @@ def test_a_configuration_that_cannot_be_built_is_refused(saved, part, values):
     (saved / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="describes no model that can be built"):
         codec.load(saved)
+
+
+def test_what_is_ours_already_is_not_converted(saved):
+    with pytest.raises(ConfigError, match="is a model of this project already: codec.load reads it"):
+        convert(saved)

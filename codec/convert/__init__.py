@@ -54,6 +54,8 @@ def convert(directory: str | Path, fetch: Callable[[str], Path] | None = None) -
         return _read(config["model_type"], config, tensors, file)
     path, config = _read_config(directory)
     family = original.family(config) or config.get("model_type")
+    if family is None and {"frame_size", "encoder", "quantizer"} <= config.keys():
+        raise ConfigError(f"{directory} is a model of this project already: codec.load reads it as it is")
     if not isinstance(family, str) or family not in FAMILIES:
         raise ConfigError(f"{path}: model_type {str(family)[:MAX_NAME]!r} cannot be converted; "
                           f"there is {', '.join(sorted(FAMILIES))}")

@@ -243,3 +243,10 @@ def test_its_delay_pattern_is_heard_as_it_is_written(tiny_model):
 def test_it_can_be_adapted_back(model, tiny_model):
     back, wav = codec.adapters.adapt(model), noise(1000)
     assert torch.equal(back.encode(wav).codes, tiny_model.encode(wav).codes)
+
+
+def test_a_model_that_is_there_by_half_is_not_wrapped():
+    half = make_model(make_config())
+    half.release("decoder")
+    with pytest.raises(ValueError, match="half of the weights were released: load the model again"):
+        auto.wrap(half)

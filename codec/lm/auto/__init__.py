@@ -34,9 +34,11 @@ __all__ = [
 def wrap(codec: Codec, **settings: Any) -> NeuralCodecModel:
     """A codec as a model of transformers; it holds the codec itself, not a copy. settings: of NeuralCodecConfig.
 
-    Raises ValueError for codecs that stay outside (`codec.adapters`), which could not be loaded again."""
+    Raises ValueError for codecs that stay outside (`codec.adapters`) or are there by half, which could not be loaded again."""
     if isinstance(codec, AdaptedCodec):
         raise ValueError(f"{codec.config.name} is coded outside and cannot be saved for transformers: convert its checkpoint first")
+    if any(weight.is_meta for weight in codec.parameters()):
+        raise ValueError("half of the weights were released: load the model again to wrap it")
     model = NeuralCodecModel.__new__(NeuralCodecModel)
     super(NeuralCodecModel, model).__init__(NeuralCodecConfig(codec=codec.config.to_dict(), **settings))
     model._empty, model.codec = False, codec
