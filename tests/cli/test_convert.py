@@ -64,4 +64,4 @@ def test_what_is_there_is_not_overwritten(run, published, tmp_path):
     assert (tmp_path / "ours" / "config.json").read_bytes() == before
     assert run("convert", "published", "no/where").code == 1
     result = run("convert", "ours", "again")
-    assert result.code == 1 and "model_type" in result.err
+    assert result.code == 1 and "model of this project already" in result.err
