@@ -70,12 +70,12 @@ class Decoders:
         from codec.files import load_for
         from codec.heap import return_large
 
-        return_large()
         key = None if self._name is not None else spec.name
         if key not in self._loaded:
             if self._name is not None:
                 self._loaded[key] = load_model(self._name, self._device, without="encoder")
             else:
+                return_large()
                 self._loaded[key] = load_for(spec, check_device(self._device), without="encoder")
         return self._loaded[key]
 
