@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from codec.heap import trim
 from codec.nn.state import State
 
-LONG = 500  # frames: giving free memory back takes no time beside them
+PART = 250  # frames that one call of an LSTM gets: it keeps the gates of all of them at once
 
 
 class ResidualLSTM(nn.Module):
@@ -44,19 +44,28 @@ class BidirectionalLSTM(nn.Module):
         return (y + x.repeat(1, 1, 2)).transpose(1, 2)
 
     def _one_by_one(self, x: Tensor) -> Tensor:
-        """As the LSTM, (B, T, C): a direction of a layer at a time, as oneDNN rearranges all weights of a call in copies."""
-        if x.shape[1] >= LONG:
+        """As the LSTM, (B, T, C), with little memory: oneDNN rearranges all weights of a call in copies, so a direction of a layer
+        at a time, and keeps the gates of all frames, so some frames at a time."""
+        size, starts = self.lstm.hidden_size, range(0, x.shape[1], PART)
+        if x.shape[1] >= PART:
             trim(0)  # the most memory of all is taken here
-        none = x.new_zeros(1, len(x), self.lstm.hidden_size)
         for forth, back in zip(self.lstm.all_weights[::2], self.lstm.all_weights[1::2]):
-            y = x.new_empty(*x.shape[:2], 2 * self.lstm.hidden_size)
-            y[..., : self.lstm.hidden_size] = _direction(x, none, forth)
-            y[..., self.lstm.hidden_size :] = _direction(x.flip(1), none, back).flip(1)
+            y = x.new_empty(*x.shape[:2], 2 * size)
+            state = (x.new_zeros(1, len(x), size),) * 2
+            for start in starts:
+                part = slice(start, start + PART)
+                y[:, part, :size], state = _direction(x[:, part], state, forth)
+            state = (x.new_zeros(1, len(x), size),) * 2
+            for start in reversed(starts):
+                part = slice(start, start + PART)
+                turned, state = _direction(x[:, part].flip(1), state, back)
+                y[:, part, size:] = turned.flip(1)
             x = y
         return x
 
 
-def _direction(x: Tensor, none: Tensor, weights: list[Tensor]) -> Tensor:
-    return torch.lstm(
-        x, (none, none), weights, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False, batch_first=True
-    )[0]
+def _direction(x: Tensor, state: tuple[Tensor, Tensor], weights: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    y, hidden, cell = torch.lstm(
+        x, state, weights, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False, batch_first=True
+    )
+    return y, (hidden, cell)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from codec.nn.lstm import BidirectionalLSTM
+from codec.nn.lstm import PART, BidirectionalLSTM
 
 
-def test_directions_one_by_one_are_those_together():
+@pytest.mark.parametrize("frames", [17, PART, 2 * PART + 1])
+def test_directions_one_by_one_are_those_together(frames: int):
     torch.manual_seed(0)
-    layer, x = BidirectionalLSTM(6, 3), torch.randn(2, 6, 17)
+    layer, x = BidirectionalLSTM(6, 3), torch.randn(2, 6, frames)
     expected = layer(x)
     with torch.no_grad():
         assert torch.allclose(layer(x), expected, atol=1e-6)
