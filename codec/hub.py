@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from codec.atomic import Output, WriteError
 from codec.config import CodecConfig, ConfigError
 from codec.convert import convert, is_foreign
 from codec.model import Codec
+from codec.nn.teacher import LeftOut, left_out
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "speech-16k"
@@ -56,16 +57,17 @@ def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu", without
             model.release(without)
         return model
     config = CodecConfig.from_json(directory / CONFIG)
+    parts = left_out if without == "encoder" else nullcontext
     try:
-        with torch.device("meta"), Undrawn():
-            shapes = _state(Codec(config))
+        with torch.device("meta"), Undrawn(), parts():
+            plan = Codec(config)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{directory / CONFIG} describes no model that can be built: {error}") from None
-    _check(directory / WEIGHTS, shapes)  # before anything large is made
-    with torch.random.fork_rng(devices=[]), Undrawn():  # the caller's random numbers stay as they are
+    unbuilt = _check(directory / WEIGHTS, plan)  # before anything large is made
+    with torch.random.fork_rng(devices=[]), Undrawn(), parts():  # the caller's random numbers stay as they are
         model = Codec(config).to(device)
     own = _state(model)
-    unused = [name for name in own if without and name.startswith(f"{without}.")]
+    unused = [name for name in own if without and name.startswith(f"{without}.")] + unbuilt
     _fill({name: value for name, value in own.items() if name not in unused}, directory / WEIGHTS)
     if without:
         model.release(without, _Stored(directory / WEIGHTS, {name.removeprefix("decoder."): name for name in unused}))
@@ -191,10 +193,15 @@ class Undrawn(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _check(path: Path, own: dict[str, torch.Tensor]) -> None:
-    """Raise ConfigError unless names and shapes in a file of weights are those of `own` exactly."""
+def _check(path: Path, plan: Codec) -> list[str]:
+    """Raise ConfigError unless names and shapes in a file of weights are those of a model exactly. Gives the names of weights
+    of what the model was built without."""
     with _open(path) as tensors:
         shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
+    own = _state(plan)
+    left = tuple(f"{name}." for name, module in plan.named_modules() if isinstance(module, LeftOut))
+    unbuilt = [name for name in shapes if name.startswith(left)]
+    shapes = {name: shape for name, shape in shapes.items() if name not in unbuilt}
     problems = [f"missing {name}" for name in sorted(own.keys() - shapes.keys())]
     problems += [f"unexpected {name}" for name in sorted(shapes.keys() - own.keys())]
     problems += [
@@ -204,6 +211,7 @@ def _check(path: Path, own: dict[str, torch.Tensor]) -> None:
     if problems:
         more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ConfigError(f"{path} does not fit its config.json: {'; '.join(problems[:SHOWN])}{more}")
+    return unbuilt
 
 
 @torch.no_grad()

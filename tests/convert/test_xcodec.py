@@ -252,3 +252,23 @@ def test_the_recipe_is_the_published_model(monkeypatch):
 def test_configuration_is_limited():
     with pytest.raises(ConfigError, match="teacher_layers"):
         CodecConfig.from_dict({"encoder": {"name": "xcodec", "teacher_layers": 1000}})
+
+
+@torch.no_grad()
+def test_decoding_needs_no_speech_model_and_not_its_package(pair, tmp_path, monkeypatch):
+    _, whole = pair
+    hub.save(whole, tmp_path, torch.float32)
+    tokens = whole.encode(noise(1, 1, 1003, seed=2))
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match="pip install"):
+        hub.load(tmp_path)
+    half = hub.load(tmp_path, without="encoder")
+    assert torch.equal(half.decode(tokens), whole.decode(tokens)) and half.spec == whole.spec
+    with pytest.raises(ValueError, match="weights of the encoder were released"):
+        half.encode(noise(1, 1, 1003, seed=2))
+
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in tensors if name.startswith("encoder.teacher."))
+    save_file({**tensors, name: torch.full_like(tensors[name], torch.nan)}, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match=name):
+        hub.load(tmp_path, without="encoder")
