@@ -17,7 +17,7 @@ import soundfile
 
 from codec import audio
 from codec.atomic import Output, WriteError
-from codec.audio import AudioError, AudioReader, AudioWriter, LostBand, Resampler, resample
+from codec.audio import AudioError, AudioReader, AudioWriter, LostBand, Resampler, ogg, resample
 
 
 def sound(samples=16000, channels=2, rate=16000, seed=0):
@@ -199,6 +199,27 @@ def test_a_page_lost_from_an_ogg():
     assert middle > 3
     with pytest.raises(AudioError, match="damaged after"):
         read(io.BytesIO(data[: pages[middle]] + data[pages[middle + 1] :]))
+
+
+def test_opus_whose_pages_miscount_samples():
+    """As ffmpeg writes it of sources with jumps in time: libsndfile takes that for damage."""
+    data = encoded("OGG", "OPUS", sound(160000))
+    pages = list(ogg._pages(io.BytesIO(data)))
+    assert len(pages) > 6 and ogg.steady(io.BytesIO(data)) is None
+    page = pages[len(pages) // 2]
+    end = page.start + len(page.packed(0))
+    bad = data[: page.start] + page.packed(page.head[3] + 488) + data[end:]
+    with pytest.raises(soundfile.LibsndfileError):
+        soundfile.read(io.BytesIO(bad))
+    assert np.array_equal(read(io.BytesIO(bad))[0], read(io.BytesIO(data))[0])
+
+    damaged = bytearray(bad)
+    damaged[end - 10] ^= 1
+    lost = bad[:end] + bad[end + len(pages[len(pages) // 2 + 1].packed(0)) :]
+    for broken in (bytes(damaged), lost):
+        assert ogg.steady(io.BytesIO(broken)) is None
+        with pytest.raises(AudioError, match="damaged after"):
+            read(io.BytesIO(broken))
 
 
 def test_aiff_from_a_pipe_has_no_length():

@@ -7,6 +7,7 @@ import os
 import struct
 from typing import BinaryIO
 
+from codec.audio import ogg
 from codec.audio.common import AudioError
 
 
@@ -37,7 +38,7 @@ class View:
 def check_whole(file: BinaryIO, name: str) -> View | None:
     """Raises AudioError for an empty file and where the header promises more than the file holds.
 
-    Returns a repaired view of a WAV file whose sizes were never filled in.
+    Returns a repaired view of a WAV file whose sizes were never filled in, and of an Opus file whose pages miscount its samples.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -46,7 +47,8 @@ def check_whole(file: BinaryIO, name: str) -> View | None:
     magic = file.read(16)
     if magic.startswith(b"OggS"):
         _check_ogg(file, size, name)
-        return None
+        copy = ogg.steady(file)
+        return None if copy is None else View(copy)
     data = _find_data(file, magic, size)
     if data is None:
         return None

@@ -1,0 +1,121 @@
+"""Ogg Opus files whose pages count other samples than their packets hold.
+
+ffmpeg writes such files of sources whose times jump by some samples: the count at the end of a page (its granule position) is then
+too high, and that of the next page too low for its packets, which libsndfile takes for damage in the middle of the file. Opus itself
+and opusdec do not mind. Formats: RFC 3533 (pages), RFC 7845 (Opus in Ogg), RFC 6716, section 3.1 (lengths of packets).
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+HEAD = struct.Struct("<4sBBqIIIB")  # OggS, version, flags, granule position, serial, sequence, CRC, segments
+LAST = 4  # flag of the last page of a stream
+NO_END = -1  # granule position of a page on which no packet ends
+MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+@dataclass
+class Page:
+    start: int  # in the file
+    head: tuple
+    table: bytes  # of segments
+    body: bytes
+
+    def packed(self, granule: int) -> bytes:
+        """The page with another granule position."""
+        magic, version, flags, _, serial, sequence, _, segments = self.head
+        page = HEAD.pack(magic, version, flags, granule, serial, sequence, 0, segments) + self.table + self.body
+        return page[:22] + struct.pack("<I", _crc(page)) + page[26:]
+
+    @property
+    def whole(self) -> bool:
+        return struct.unpack("<I", self.packed(self.head[3])[22:26])[0] == self.head[6]
+
+
+def steady(file: BinaryIO) -> BinaryIO | None:
+    """A copy in a temporary file, whose pages count as many samples as their packets hold, of an Ogg file with one Opus stream whose
+    pages do not. None for all others; those that are damaged among them are left to who reads them."""
+    changed, counted, begun, sequence = [], 0, b"", -1
+    for number, page in enumerate(_pages(file)):
+        _, _, flags, granule, _, this, _, _ = page.head
+        if number == 0 and not page.body.startswith(b"OpusHead") or this != sequence + 1:
+            return None
+        sequence = this
+        ended, begun = _packets(page, begun)
+        if number < 2 or any(packet.startswith((b"OpusHead", b"OpusTags")) for packet in ended):
+            continue
+        counted += sum(_samples(packet) for packet in ended)
+        expected = min(granule, counted) if flags & LAST else counted if ended else NO_END
+        if granule != expected:
+            if not page.whole:
+                return None
+            changed.append((page.start, page.packed(expected)))
+    return _patched(file, changed) if changed else None
+
+
+def _pages(file: BinaryIO) -> Iterator[Page]:
+    """To the end of the file or the first that is no page."""
+    start = 0
+    while True:
+        file.seek(start)
+        head = file.read(HEAD.size)
+        if len(head) < HEAD.size or not head.startswith(b"OggS"):
+            return
+        fields = HEAD.unpack(head)
+        table = file.read(fields[-1])
+        body = file.read(sum(table))
+        if len(body) < sum(table):
+            return
+        yield Page(start, fields, table, body)
+        start += HEAD.size + len(table) + len(body)
+
+
+def _packets(page: Page, begun: bytes) -> tuple[list[bytes], bytes]:
+    """The packets that end on a page, the first with what earlier pages held of it, and what has begun on it."""
+    packets, at = [], 0
+    for size in page.table:
+        begun += page.body[at : at + size]
+        at += size
+        if size < 255:
+            packets.append(begun)
+            begun = b""
+    return packets, begun
+
+
+def _samples(packet: bytes) -> int:
+    """At 48 kHz."""
+    if not packet:
+        return 0
+    setting, code = packet[0] >> 3, packet[0] & 3
+    if setting < 12:
+        frame = (480, 960, 1920, 2880)[setting & 3]
+    elif setting < 16:
+        frame = (480, 960)[setting & 1]
+    else:
+        frame = (120, 240, 480, 960)[setting & 3]
+    frames = (1, 2, 2)[code] if code < 3 else packet[1] & 63 if len(packet) > 1 else 0
+    return frames * frame
+
+
+def _patched(file: BinaryIO, changed: list[tuple[int, bytes]]) -> BinaryIO:
+    copy = tempfile.TemporaryFile()
+    file.seek(0)
+    while block := file.read(1 << 20):
+        copy.write(block)
+    for start, page in changed:
+        copy.seek(start)
+        copy.write(page)
+    copy.seek(0)
+    return copy
+
+
+def _crc(data: bytes) -> int:
+    """Ogg's CRC-32 has zlib's polynomial, but the bits of bytes and sum in the other order, and begins and ends with no inversion."""
+    mirrored = zlib.crc32(data.translate(MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2)
