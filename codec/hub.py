@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from codec.atomic import Output, WriteError
 from codec.config import CodecConfig, ConfigError
-from codec.convert import convert, is_foreign
+from codec.convert import convert, is_foreign, shards
 from codec.model import Codec
 from codec.nn.teacher import LeftOut, left_out
 
@@ -169,8 +169,9 @@ def _download(name: str) -> Path:
     except ImportError:
         raise ConfigError(f"there is no folder {name}; if it is a hub id: pip install huggingface_hub") from None
     try:
-        path = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, PRIOR]))
-        return path if (path / WEIGHTS).is_file() else Path(snapshot_download(name, allow_patterns=[CONFIG, PICKLE]))
+        path = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, PRIOR, shards.INDEX, shards.FILES]))
+        there = (path / WEIGHTS).is_file() or (path / shards.INDEX).is_file()
+        return path if there else Path(snapshot_download(name, allow_patterns=[CONFIG, PICKLE]))
     except Exception as error:  # any of a dozen network and hub errors
         raise ConfigError(f"{name} is neither a directory nor to be had from the hub ({type(error).__name__})") from None
 

@@ -1,4 +1,4 @@
-"""Public checkpoints in the layout of `transformers` (config.json and model.safetensors), or in that of their authors
+"""Public checkpoints in the layout of `transformers` (config.json and model.safetensors, whole or in shards), or in that of their authors
 (`codec.convert.original`), as codecs of this project.
 
 `convert(directory)` looks at "model_type" in config.json, or else at what the settings are, and hands over to the file of that
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codec.config import MAX_BYTES, MAX_NAME, ConfigError
-from codec.convert import original, single
+from codec.convert import original, shards, single
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,12 @@ def convert(directory: str | Path, fetch: Callable[[str], Path] | None = None) -
         raise ConfigError(f"{path}: model_type {str(family)[:MAX_NAME]!r} cannot be converted; "
                           f"there is {', '.join(sorted(FAMILIES))}")
     try:
-        tensors = load_file(directory / WEIGHTS) if (directory / WEIGHTS).exists() else original.read_weights(directory)
+        if (directory / WEIGHTS).exists():
+            tensors = load_file(directory / WEIGHTS)
+        elif (directory / shards.INDEX).exists():
+            tensors = shards.load(directory)
+        else:
+            tensors = original.read_weights(directory)
         if family in original.TAUGHT:
             tensors = original.with_teacher(directory, tensors, fetch)
     except (SafetensorError, OSError) as error:

@@ -42,11 +42,12 @@ def read(config: dict[str, Any], tensors: dict[str, Tensor]) -> Codec:
     source = Source(tensors)
     for half in ("encoder", "decoder"):
         take_seanet(source, settings, half, f"{half}.layers", f"{half}.layers")
-    books = [source.pop(f"quantizer.layers.{index}.codebook.embed") for index in range(count)]
+    names = [f"quantizer.layers.{index}.codebook.embed" for index in range(count)]
+    books = [source.pop(name) for name in names]
     for index in range(count):
         for name in TRAINING:
             source.drop(f"quantizer.layers.{index}.codebook.{name}")
-    source.stack("quantizer.codebooks", "quantizer.layers.*.codebook.embed", books)
+    source.stack("quantizer.codebooks", names, books)
     return source.codec(ours)
 
 

@@ -82,9 +82,10 @@ def _transformer(values: Settings, dim: int) -> dict[str, Any]:
 
 def _take_layer(source: Source, values: Settings, own: str, theirs: str, transformer: dict[str, Any]) -> None:
     heads, shared = transformer["heads"], values.whole("num_key_value_heads", 8)
-    query, key, value = (source.pop(f"{theirs}.self_attn.{name}_proj.weight") for name in "qkv")
-    source.stack(f"{own}.qkv.weight", f"{theirs}.self_attn.[qkv]_proj.weight",
-                      [query, _for_every_head(key, heads, shared), _for_every_head(value, heads, shared)], torch.cat)
+    names = [f"{theirs}.self_attn.{name}_proj.weight" for name in "qkv"]
+    query, key, value = (source.pop(name) for name in names)
+    source.stack(f"{own}.qkv.weight", names,
+                 [query, _for_every_head(key, heads, shared), _for_every_head(value, heads, shared)], torch.cat)
     for ours, name in (("out", "self_attn.o_proj"), ("expand", "mlp.fc1"), ("project", "mlp.fc2"),
                        ("norm_attention", "input_layernorm"), ("norm_mlp", "post_attention_layernorm")):
         source.take(f"{own}.{ours}.weight", f"{theirs}.{name}.weight")
@@ -102,7 +103,7 @@ def _for_every_head(weight: Tensor | None, heads: int, shared: int) -> Tensor | 
 
 
 def _take_quantizer(source: Source, semantic: int, count: int, dim: int, width: int) -> None:
-    books: list[Tensor | None] = []
+    books: dict[str, Tensor | None] = {}
     for half, number in (("semantic", semantic), ("acoustic", count - semantic)):
         theirs = f"quantizer.{half}_residual_vector_quantizer"
         for ours, name in (("in", "input_proj"), ("out", "output_proj")):
@@ -114,8 +115,8 @@ def _take_quantizer(source: Source, semantic: int, count: int, dim: int, width: 
             book = f"{theirs}.layers.{index}.codebook"
             sums, usage = source.pop(f"{book}.embed_sum"), source.pop(f"{book}.cluster_usage")
             source.drop(f"{book}.initialized")
-            fits = sums is not None and usage is not None and usage.shape == sums.shape[:1]
-            books.append(sums / usage.clamp(min=USAGE_FLOOR)[:, None] if fits else sums)
+            fits = sums is not None and usage is not None and usage.dim() == 1 and usage.shape == sums.shape[:1]
+            books[f"{book}.embed_sum"] = sums / usage.clamp(min=USAGE_FLOOR)[:, None] if fits and sums.dim() == 2 else sums
             if sums is not None and usage is not None and not fits:
                 source.refuse(f"{book}.cluster_usage is {tuple(usage.shape)}")
-    source.stack("quantizer.codebooks", "quantizer.*.codebook.embed_sum", books)
+    source.stack("quantizer.codebooks", list(books), list(books.values()))

@@ -7,6 +7,7 @@ NeuCodec's has no configuration, nor have X-Codec 2's checkpoints of training: `
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ TAUGHT = ("neucodec", "xcodec2_published")  # families that hear through a teach
 NOT_SETTINGS = "meta.yaml"  # counts downloads of NeuCodec
 TEACHER = "w2v-bert-2.0"  # the folder of NeuCodec's and X-Codec 2's
 PICKLES = {".pt", ".pth", ".bin", ".ckpt"}
+UNPICKLER = "WeightsUnpickler error:"  # what stands before torch's reason
 NESTED = ("generator", "state_dict")  # where trainers keep the model's tensors
 
 
@@ -116,8 +118,10 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 def unpickle(path: Path) -> Any:
     """Tensors and plain values. Raises ConfigError for pickles that hold more."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about how pickles were written
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # of the many that a pickle can raise, none may get further
-        reason = str(error).split("\n")[0][:200]
+        reason = str(error).rpartition(UNPICKLER)[2].split("\n")[0].strip()[:200]  # not torch's advice to load it all the same
         raise ConfigError(f"{path}: refused, not tensors alone ({type(error).__name__}: {reason}): load it where you trust it "
                           "and save its state dict with safetensors.torch.save_file as model.safetensors") from None

@@ -43,8 +43,9 @@ def take_seanet(source: Source, config: CodecConfig, half: str, theirs: str) -> 
 
 def take_codebooks(source: Source, count: int, theirs: str) -> None:
     """The codebooks of a residual quantizer whose stages are at `theirs`.N."""
-    books = [source.pop(f"{theirs}.{index}._codebook.embed") for index in range(count)]
+    names = [f"{theirs}.{index}._codebook.embed" for index in range(count)]
+    books = [source.pop(name) for name in names]
     for index in range(count):
         for name in TRAINING:
             source.drop(f"{theirs}.{index}._codebook.{name}")
-    source.stack("quantizer.codebooks", f"{theirs}.*._codebook.embed", books)
+    source.stack("quantizer.codebooks", names, books)

@@ -106,7 +106,7 @@ def _seanet_name(name: str) -> str:
 def _dac(settings: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     config = {public: settings[name] for name, public in DAC_SETTINGS.items() if name in settings}
     widths = config.get("codebook_dim")
-    if isinstance(widths, (list, tuple)) and len(set(widths)) == 1:  # all codebooks alike
+    if isinstance(widths, (list, tuple)) and widths and all(width == widths[0] for width in widths):  # all codebooks alike
         config["codebook_dim"] = widths[0]
     for name in ("downsampling_ratios", "upsampling_ratios"):
         config[name] = list(config[name]) if isinstance(config[name], (list, tuple)) else [config[name]]

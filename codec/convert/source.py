@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -86,11 +87,12 @@ class Source:
                 lengths, directions = self.pop(f"{prefix}.{length}"), self.pop(f"{prefix}.{direction}")
                 if lengths is None or directions is None:
                     return
-                if lengths.shape != (directions.shape[0],) + (1,) * (directions.dim() - 1):
-                    self._wrong.append(f"{prefix}.{length} is {tuple(lengths.shape)}")
+                if lengths.shape != directions.shape[:1] + (1,) * (directions.dim() - 1):
+                    self._wrong.append(f"{prefix}.{length} is {tuple(lengths.shape)} for {prefix}.{direction} of "
+                                       f"{tuple(directions.shape)}")
                     return
-                weight = torch._weight_norm(directions, lengths, 0)
-                self.put(own, prefix, weight if change is None else self._changed(prefix, weight, change))
+                name, weight = f"{prefix}.{direction}", torch._weight_norm(directions, lengths, 0)
+                self.put(own, name, weight if change is None else self._changed(name, weight, change))
                 return
         self.take(own, f"{prefix}.weight", change)
 
@@ -111,13 +113,20 @@ class Source:
         """Our `own`, made of the tensor(s) that `name` says."""
         self._state[own], self._names[own] = value, name
 
-    def stack(self, own: str, name: str, values: list[Tensor | None], join: Callable[[list[Tensor]], Tensor] = torch.stack) -> None:
-        """Our `own`, made of tensors (which `name` says) that are all of one shape; what is None was missing."""
-        there = [value for value in values if value is not None]
-        if any(value.shape != there[0].shape for value in there):
-            self.refuse(f"{name} are of different shapes: {', '.join(sorted({str(tuple(one.shape)) for one in there}))}")
-        elif len(there) == len(values):
-            self.put(own, name, join(there))
+    def stack(
+        self, own: str, names: list[str], values: list[Tensor | None], join: Callable[[list[Tensor]], Tensor] = torch.stack
+    ) -> None:
+        """Our `own`, made of tensors that are all of one shape; what is None was missing."""
+        shapes = {name: tuple(value.shape) for name, value in zip(names, values) if value is not None}
+        found = Counter(shapes.values()).most_common()
+        if len(found) > 1:
+            most, times = found[0]
+            odd = [name for name, shape in shapes.items() if shape != most or 2 * times <= len(shapes)]
+            self._wrong += [f"{name} is {shapes[name]}, unlike others beside it" for name in odd]
+        elif () in shapes.values():
+            self._wrong += [f"{name} is ()" for name in names]
+        elif len(shapes) == len(values):
+            self.put(own, f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0], join(values))
 
     def refuse(self, problem: str) -> None:
         """Say more about why the tensors do not fit."""

@@ -85,8 +85,8 @@ def _take_decoder(source: Source, blocks: int, adaptive: bool) -> None:
             layer(f"attention.{index}.{name}", f"backbone.pos_net.{index}.{name}")
     layer("attention.2.norm", "backbone.pos_net.2.norm")
     for kind in ("weight", "bias"):
-        values = [source.pop(f"backbone.pos_net.2.{name}.{kind}") for name in "qkv"]
-        source.stack(f"decoder.attention.2.qkv.{kind}", f"backbone.pos_net.2.[qkv].{kind}", values,
+        names = [f"backbone.pos_net.2.{name}.{kind}" for name in "qkv"]
+        source.stack(f"decoder.attention.2.qkv.{kind}", names, [source.pop(name) for name in names],
                      lambda maps: torch.cat([one.squeeze(2) if one.dim() == 3 else one for one in maps]))
     source.take("decoder.attention.2.out.weight", "backbone.pos_net.2.proj_out.weight", lambda weight: weight.squeeze(2))
     source.take("decoder.attention.2.out.bias", "backbone.pos_net.2.proj_out.bias")

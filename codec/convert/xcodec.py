@@ -54,8 +54,8 @@ def read(config: dict[str, Any], tensors: dict[str, Tensor]) -> Codec:
     for own, theirs in (("encoder.join", "fc"), ("decoder.split", "fc2")):
         source.take(f"{own}.weight", f"{theirs}.weight")
         source.take(f"{own}.bias", f"{theirs}.bias")
-    books = [source.pop(f"quantizer.quantizers.{index}.codebook.embed") for index in range(ours.quantizer.num_codebooks)]
-    source.stack("quantizer.codebooks", "quantizer.quantizers.*.codebook.embed", books)
+    names = [f"quantizer.quantizers.{index}.codebook.embed" for index in range(ours.quantizer.num_codebooks)]
+    source.stack("quantizer.codebooks", names, [source.pop(name) for name in names])
     return source.codec(ours)
 
 
@@ -132,7 +132,7 @@ def take_speech_model(source: Source, encoder: Any, own: str, theirs: str) -> No
         length, direction = source.pop(lengths), source.pop(directions)
         if length is not None and direction is not None:
             if direction.dim() != 3 or length.shape != (1, 1, direction.shape[2]):
-                source.refuse(f"{lengths} is {tuple(length.shape)}")
+                source.refuse(f"{lengths} is {tuple(length.shape)} for {directions} of {tuple(direction.shape)}")
             else:
                 source.put(f"{own}.{conv}.weight", directions, torch._weight_norm(direction, length, 2))
     else:

@@ -152,8 +152,8 @@ def _take_decoder(source: Source, layers: int) -> None:
     take_decoder_convs(source, theirs)
     for index in range(layers):
         layer, published = f"{own}.layers.{index}", f"{theirs}.layers.{index}"
-        source.stack(f"{layer}.qkv.weight", f"{published}.self_attn.[qkv]_proj.weight",
-                     [source.pop(f"{published}.self_attn.{name}_proj.weight") for name in "qkv"], torch.cat)
+        names = [f"{published}.self_attn.{name}_proj.weight" for name in "qkv"]
+        source.stack(f"{layer}.qkv.weight", names, [source.pop(name) for name in names], torch.cat)
         for ours, name in (("out", "self_attn.o_proj"), ("expand", "mlp.fc1"), ("project", "mlp.fc2"),
                            ("norm_attention", "input_layernorm"), ("norm_mlp", "post_attention_layernorm")):
             source.take(f"{layer}.{ours}.weight", f"{published}.{name}.weight")

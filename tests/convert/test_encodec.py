@@ -206,7 +206,7 @@ def test_tensors_that_do_not_fit_are_named(folder, tmp_path):
     ({"target_bandwidths": [1.0, "x"]}, "target_bandwidths"),
     ({"model_type": "bert"}, "model_type 'bert' cannot be converted; there is"),
     ({"model_type": ["encodec"]}, "cannot be converted"),
-    ({"num_residual_layers": 1}, "; wrong: encoder.layers.12.conv is"),
+    ({"num_residual_layers": 1}, "; wrong: encoder.layers.12.conv.parametrizations.weight.original1 is"),
     ({"num_lstm_layers": 3}, "missing encoder.layers.13.lstm.weight_ih_l2"),
 ])
 def test_what_cannot_be_had_is_refused_in_one_line(folder, tmp_path, changes, message):

@@ -103,7 +103,7 @@ def test_read_by_load_and_saved_as_ours(pair, tmp_path):
     (lambda t: t.update({"backbone.more": torch.zeros(3)}), "unexpected backbone.more"),
     (lambda t: t.update({"head.out.bias": torch.zeros(3)}), r"head.out.bias is \(3,\)"),
     (lambda t: t.update({"backbone.norm.scale.weight": torch.zeros(4, 3)}), r"backbone.norm.scale.weight is \(3,\)"),
-    (lambda t: t.update({"backbone.pos_net.2.v.weight": torch.zeros(3, 3, 1)}), r"of different shapes"),
+    (lambda t: t.update({"backbone.pos_net.2.v.weight": torch.zeros(3, 3, 1)}), r"2.v.weight is \(3, 3, 1\), unlike"),
 ])
 def test_tensors_that_do_not_fit_are_named(tmp_path, change, problem):
     values = settings()
