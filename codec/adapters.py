@@ -249,7 +249,7 @@ def _facts(outside: Any, convention: str) -> dict[str, Any]:
         hop = rate and frames and round(rate / frames)
     else:
         rate, hop, count = (getattr(outside, key, None) for key in ("sample_rate", "downsample_rate", "n_q"))
-        size = getattr(outside, "codebook_size", None)
+        size = getattr(outside, "codebook_size", None) or getattr(getattr(outside, "quantizer", None), "bins", None)
     sizes = (int(size),) * int(count) if size and count else None
     return {"sample_rate": rate and int(rate), "frame_size": hop and int(hop), "codebook_sizes": sizes}
 

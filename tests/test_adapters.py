@@ -97,6 +97,13 @@ def test_what_does_not_say_enough_is_told(outside, options, message):
         adapt(outside, **options)
 
 
+def test_speechtokenizer_says_the_size_of_its_codebooks():
+    """As its authors' package keeps it (1.0.1)."""
+    outside = SpeechTokenizer()
+    outside.quantizer = SimpleNamespace(bins=8)
+    assert adapt(outside).codebook_sizes == (8, 8)
+
+
 def test_what_is_outside_cannot_do_everything():
     model = adapt(Audiocraft())
     with pytest.raises(ValueError, match="cannot stream here"):
