@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quantizers.base import MAX_CODEBOOK_SIZE, check_size
-from quantizers.projection import ProjectedQuantizer
+from quantizers.scalar import ScalarQuantizer
 
 RECONSTRUCTIONS = ("centroid", "grid")
 EPSILON = 1e-3  # of the bound: its ends lie a little outside of the outermost levels
@@ -18,7 +18,7 @@ TAIL = 3.0  # times the outermost edge of the finest cells that have a table: as
 TABLE = 4096  # cells of an axis that have a table; finer ones divide these evenly
 
 
-class FSQ(ProjectedQuantizer):
+class FSQ(ScalarQuantizer):
     """Each axis is bounded by tanh and rounded to one of a few levels; a code counts the levels of a frame's axes.
 
     Codes are those of `vector_quantize_pytorch.FSQ` for the same axes: the first axis is the least significant digit. A
@@ -44,9 +44,9 @@ class FSQ(ProjectedQuantizer):
     ) -> None:
         levels = check_levels(levels, codebook_size, dim // max(1, num_codebooks))
         check_reconstruction(reconstruction)
-        super().__init__(dim, (codebook_size,) * num_codebooks, num_codebooks * len(levels))
-        self.levels, self.reconstruction = levels, reconstruction
-        self.values_are_means = reconstruction == "centroid"
+        means = reconstruction == "centroid"
+        super().__init__(dim, (codebook_size,) * num_codebooks, levels, nested=False, values_are_means=means)
+        self.reconstruction = reconstruction
         tables = [_tanh_cells(level) for level in levels]
         most = max(levels)
         thresholds = torch.full((len(levels), most - 1), torch.inf)
@@ -57,21 +57,16 @@ class FSQ(ProjectedQuantizer):
             values[axis, :level] = centroids if reconstruction == "centroid" else grid
         self.register_buffer("thresholds", thresholds, persistent=False)
         self.register_buffer("values", values, persistent=False)
-        self.register_buffer("basis", _basis(levels), persistent=False)
 
     @property
     def counts(self) -> tuple[int, ...]:
         return (self.num_codebooks,)
 
-    def _indices(self, z: Tensor, k: int) -> Tensor:
-        z = z.reshape(-1, k, len(self.levels), 1)
-        digits = (z > self.thresholds).sum(-1)  # where rounding of the bounded z would change: (N, k, axes)
-        return (digits * self.basis).sum(-1)
+    def _axis_digits(self, x: Tensor, axis: int, stages: int) -> Tensor:
+        return (x[..., None] > self.thresholds[axis]).sum(-1, keepdim=True)  # where rounding of the bounded x would change
 
-    def _values(self, codes: Tensor) -> Tensor:
-        digits = _digits(codes, self.basis, self.levels)
-        axes = torch.arange(len(self.levels), device=codes.device)
-        return self.values[axes, digits].flatten(1)
+    def _axis_values(self, digits: Tensor, axis: int) -> Tensor:
+        return self.values[axis][digits[..., 0]]
 
     def _soft(self, z: Tensor) -> Tensor:
         if self.reconstruction == "centroid":
@@ -85,7 +80,7 @@ class FSQ(ProjectedQuantizer):
         return z - values if self.reconstruction == "centroid" else torch.zeros_like(z)
 
 
-class ResidualFSQ(ProjectedQuantizer):
+class ResidualFSQ(ScalarQuantizer):
     """Finite scalar quantization in stages: each divides every cell of the one before it, so that any number of stages
     decodes.
 
@@ -105,25 +100,14 @@ class ResidualFSQ(ProjectedQuantizer):
         self, dim: int, num_codebooks: int = 8, codebook_size: int = 1024, levels: Sequence[int] | None = None,
     ) -> None:
         levels = check_levels(levels, codebook_size, dim)
-        super().__init__(dim, (codebook_size,) * num_codebooks, len(levels))
-        self.levels = levels
-        self.cells = nn.ModuleDict({str(level): _NestedCells(level, num_codebooks) for level in sorted(set(levels))})
-        self.register_buffer("basis", _basis(levels), persistent=False)
+        super().__init__(dim, (codebook_size,) * num_codebooks, levels, nested=True, values_are_means=True)
+        self.nests = nn.ModuleDict({str(level): _NestedCells(level, num_codebooks) for level in sorted(set(levels))})
 
-    def _indices(self, z: Tensor, k: int) -> Tensor:
-        codes = z.new_zeros(z.shape[0], k, dtype=torch.int64)
-        for level, cells in self.cells.items():
-            axes = [axis for axis, other in enumerate(self.levels) if other == int(level)]
-            codes = codes + (cells.digits(z[:, axes], k) * self.basis[axes]).sum(-1)
-        return codes
+    def _axis_digits(self, x: Tensor, axis: int, stages: int) -> Tensor:
+        return self.nests[str(self.levels[axis])].digits(x, stages)
 
-    def _values(self, codes: Tensor) -> Tensor:
-        digits = _digits(codes, self.basis, self.levels)  # (N, k, axes)
-        values = self.scale.new_zeros(codes.shape[0], len(self.levels), dtype=torch.float32)
-        for level, cells in self.cells.items():
-            axes = [axis for axis, other in enumerate(self.levels) if other == int(level)]
-            values[:, axes] = cells.values(digits[..., axes])
-        return values
+    def _axis_values(self, digits: Tensor, axis: int) -> Tensor:
+        return self.nests[str(self.levels[axis])].values(digits)
 
 
 class _NestedCells(nn.Module):
@@ -147,7 +131,7 @@ class _NestedCells(nn.Module):
         self.register_buffer("bounds", bounds.float(), persistent=False)
 
     def digits(self, z: Tensor, k: int) -> Tensor:
-        """z (N, axes) to the digits (N, k, axes) of its cell, the coarsest first."""
+        """z (...) to the digits (..., k) of its cell, the coarsest first."""
         cell = torch.bucketize(z.contiguous(), self.edges)
         digits = [cell // self.level ** (self.depth - stage) % self.level for stage in range(1, min(k, self.depth) + 1)]
         if k > self.depth:
@@ -158,24 +142,24 @@ class _NestedCells(nn.Module):
                 digit = (rest * self.level).floor().clamp(0, self.level - 1)
                 rest = rest * self.level - digit
                 digits.append(digit.long())
-        return torch.stack(digits, 1)
+        return torch.stack(digits, -1)
 
     def values(self, digits: Tensor) -> Tensor:
-        """Digits (N, k, axes) to values (N, axes) within their cells."""
-        k = digits.shape[1]
-        cell = torch.zeros_like(digits[:, 0])
+        """Digits (..., k) to values (...) within their cells."""
+        k = digits.shape[-1]
+        cell = torch.zeros_like(digits[..., 0])
         for stage in range(min(k, self.depth)):
-            cell = cell * self.level + digits[:, stage]
+            cell = cell * self.level + digits[..., stage]
         if k <= self.depth:
             return getattr(self, f"centroids{k}")[cell]
         place = torch.full_like(self.bounds[cell], 0.5)
         for stage in reversed(range(self.depth, k)):
-            place = (place + digits[:, stage]) / self.level
+            place = (place + digits[..., stage]) / self.level
         place = self._bent(cell, place, 2.0)
         return self.bounds[cell] + (self.bounds[cell + 1] - self.bounds[cell]) * place
 
     def _bent(self, cell: Tensor, place: Tensor, power: float) -> Tensor:
-        """Places 0..1 in cells (N, axes); in the outermost ones their distance from the inner edge to a power."""
+        """Places 0..1 in cells (...); in the outermost ones their distance from the inner edge to a power."""
         first, last = cell == 0, cell == len(self.edges)
         return torch.where(last, place**power, torch.where(first, 1 - (1 - place) ** power, place))
 
@@ -232,15 +216,6 @@ def factors(size: int, most: int, room: int) -> tuple[int, ...]:
 def _nearest_size(size: int, room: int) -> int | None:
     sizes = (other for step in range(MAX_CODEBOOK_SIZE) for other in (size - step, size + step))
     return next((other for other in sizes if 3 <= other <= MAX_CODEBOOK_SIZE and factors(other, 8, room)), None)
-
-
-def _basis(levels: tuple[int, ...]) -> Tensor:
-    return torch.tensor([math.prod(levels[:axis]) for axis in range(len(levels))])
-
-
-def _digits(codes: Tensor, basis: Tensor, levels: tuple[int, ...]) -> Tensor:
-    """Codes (N, k) to digits (N, k, axes)."""
-    return codes[..., None] // basis % torch.tensor(levels, device=codes.device)
 
 
 # Cells

@@ -265,3 +265,30 @@ def test_grid_keeps_the_mean_and_the_deviation():
     quantizer.initialize(latents)
     torch.testing.assert_close(quantizer.center, latents.mean((0, 2)))
     torch.testing.assert_close(quantizer.scale, latents.std((0, 2), correction=0), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("family, codebooks", [(FSQ, 1), (ResidualFSQ, 2)])
+def test_nearly_all_codes_are_used_where_axes_depend_on_each_other(family, codebooks):
+    """One tells how loud a frame is, the others are wider in loud ones: cells in the same places for all frames use 69 %
+    of the codes, and 64 %, with a third more error."""
+    random = torch.Generator().manual_seed(0)
+    loud = torch.rand(1, 60_000, generator=random)
+    latents = torch.randn(1, 5, 60_000, generator=random) * (0.1 + loud**2)
+    latents[:, 0] = 2 * loud + 0.2 * latents[:, 0]
+    quantizer = family(5, codebooks)
+    quantizer.initialize(latents[..., :10_000])
+    codes = quantizer.encode(latents[..., 10_000:])
+    assert len(codes[:, 0].unique()) > 0.97 * 1024
+    assert torch.equal(quantizer.encode(quantizer.decode(codes)), codes)
+
+
+@pytest.mark.parametrize("make", [lambda: FSQ(6, 2, 64), lambda: ResidualFSQ(3, 2, 64)])
+def test_states_of_before_there_were_contexts_load(make):
+    quantizer, old = make(), make()
+    state = old.state_dict()
+    del state["cells"]
+    quantizer.initialize(torch.randn(1, quantizer.dim, 500).exp())
+    quantizer.load_state_dict(state)
+    latents = torch.randn(1, quantizer.dim, 500)
+    assert torch.equal(quantizer.encode(latents), old.encode(latents))
+    assert "cells" not in FSQ(6, 2, 64, reconstruction="grid").state_dict()
