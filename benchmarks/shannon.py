@@ -5,7 +5,8 @@ Adam on (quantized - latents)^2 and the family's own losses where it has paramet
 
     rate      bits per dimension
     error     mean squared error over the variance
-    bound     the least error that any code of this rate can have (Gaussian: 2^(-2R); correlated: reverse water-filling)
+    bound     the least error that any code of this rate can have (white: 2^(-2R); correlated and uneven: reverse
+              water-filling; Laplacian: Shannon's lower bound, e / pi 2^(-2R), as e / pi is its entropy power)
     gap       error over bound, in dB
     kept      share of codes that survive codes -> decode -> encode
     rise      of the error when they do not, over the variance
@@ -26,6 +27,7 @@ from torch import Tensor
 import quantizers
 
 DIM, BATCH, HELD_OUT = 16, 2000, 20_000
+KINDS = ("white", "correlated", "uneven", "laplacian")
 CASES = (
     ("rvq", 2, 256, {}),
     ("rvq", 2, 256, {"gradient": "rotation"}),
@@ -48,9 +50,16 @@ CASES = (
 
 
 def covariance(kind: str) -> Tensor:
-    """(DIM, DIM) with a unit diagonal: white, or a first-order autoregressive process of correlation 0.9."""
+    """(DIM, DIM) of unit variance: a first-order autoregressive process of correlation 0.9, variances from 1 to 0.001 of the
+    widest along axes turned at random, or white."""
     steps = torch.arange(DIM, dtype=torch.float64)
-    return torch.eye(DIM, dtype=torch.float64) if kind == "white" else 0.9 ** (steps[:, None] - steps).abs()
+    if kind == "correlated":
+        return 0.9 ** (steps[:, None] - steps).abs()
+    if kind == "uneven":
+        generator, variances = torch.Generator().manual_seed(0), torch.logspace(0, -3, DIM, dtype=torch.float64)
+        axes = torch.linalg.qr(torch.randn(DIM, DIM, dtype=torch.float64, generator=generator)).Q
+        return axes @ (variances / variances.mean()).diag() @ axes.T
+    return torch.eye(DIM, dtype=torch.float64)
 
 
 def bound(matrix: Tensor, bits: float) -> float:
@@ -65,8 +74,11 @@ def bound(matrix: Tensor, bits: float) -> float:
     return float(values.clamp_max(level).mean())
 
 
-def draw(factor: Tensor, frames: int, generator: torch.Generator) -> Tensor:
-    """(1, DIM, frames) of the Gaussian with covariance factor factor^T."""
+def draw(factor: Tensor, frames: int, generator: torch.Generator, kind: str = "") -> Tensor:
+    """(1, DIM, frames) of the Gaussian with covariance factor factor^T; of independent Laplacian numbers for that kind."""
+    if kind == "laplacian":
+        two = torch.empty(2, frames, DIM).exponential_(generator=generator)
+        return ((two[0] - two[1]) / math.sqrt(2)).T[None]
     return (torch.randn(frames, DIM, generator=generator) @ factor.T).T[None]
 
 
@@ -90,7 +102,7 @@ def train(quantizer: quantizers.Quantizer, source: Callable[[int], Tensor], step
 
 
 @torch.no_grad()
-def measure(quantizer: quantizers.Quantizer, matrix: Tensor, latents: Tensor) -> dict[str, float]:
+def measure(quantizer: quantizers.Quantizer, least: float, latents: Tensor) -> dict[str, float]:
     started = time.process_time()
     codes = quantizer.encode(latents)
     seconds = time.process_time() - started
@@ -98,7 +110,6 @@ def measure(quantizer: quantizers.Quantizer, matrix: Tensor, latents: Tensor) ->
     again = quantizer.encode(decoded)
     error = float((decoded - latents).square().mean())
     recoded = float((quantizer.decode(again) - latents).square().mean())
-    least = bound(matrix, quantizer.bits_per_frame())
     used = [len(codes[:, k].unique()) / size for k, size in enumerate(quantizer.codebook_sizes)]
     return {
         "rate": quantizer.bits_per_frame() / DIM, "error": error, "bound": least, "gap": 10 * math.log10(error / least),
@@ -111,14 +122,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--only", default="", help="one family")
+    parser.add_argument("--data", nargs="*", choices=KINDS, default=KINDS)
     parser.add_argument("--out", default="", help="write the rows as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for kind in ("white", "correlated"):
+    for kind in args.data:
         matrix = covariance(kind)
         factor = torch.linalg.cholesky(matrix).float()
-        print(f"\n{kind} Gaussian data of {DIM} dimensions, {args.steps} steps of {BATCH} frames, one thread")
+        print(f"\n{kind}{'' if kind == 'laplacian' else ' Gaussian'} data of {DIM} dimensions, {args.steps} steps of {BATCH} frames, one thread")
         print("| quantizer | codebooks | bit/dim | error | bound | gap dB | kept | rise when coded again | used | "
               "us/frame |")
         print("|---|---|---|---|---|---|---|---|---|---|")
@@ -128,8 +140,11 @@ def main() -> None:
             torch.manual_seed(0)
             generator = torch.Generator().manual_seed(1)
             quantizer = quantizers.build(name, DIM, books, size, **options)
-            train(quantizer, lambda frames: draw(factor, frames, generator), args.steps)
-            row = measure(quantizer, matrix, draw(factor, HELD_OUT, generator))
+            train(quantizer, lambda frames: draw(factor, frames, generator, kind), args.steps)
+            least = bound(matrix, quantizer.bits_per_frame()) * (math.e / math.pi if kind == "laplacian" else 1)
+            row = measure(quantizer, least, draw(factor, HELD_OUT, generator, kind))
+            if row["gap"] <= 0:
+                raise SystemExit(f"{name} beats the bound: {row}")
             rows.append({"data": kind, "quantizer": name, "codebooks": books, "size": size, "options": options} | row)
             words = ", ".join(f"{key}={value}" for key, value in options.items())
             print(

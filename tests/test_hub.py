@@ -54,6 +54,19 @@ def test_a_loaded_model_is_ready_to_run_live(saved):
     assert not any(layer._half._kept for layer in inside)  # their weights are in memory once
 
 
+def test_scalar_quantizers_saved_before_they_had_contexts_load(tmp_path):
+    config = make_config().to_dict() | {"quantizer": {"name": "fsq", "num_codebooks": 1, "codebook_size": 64}}
+    model = codec.Codec(codec.config.CodecConfig.from_dict(config)).eval()
+    hub.save(model, tmp_path)
+    tensors = load_file(tmp_path / hub.WEIGHTS)
+    del tensors["quantizer.cells"]
+    save_file(tensors, tmp_path / hub.WEIGHTS)
+    loaded = codec.load(tmp_path).quantizer
+    codes = torch.randint(64, (1, 1, 50))
+    assert torch.equal(loaded.cells, model.quantizer.cells)
+    assert torch.equal(loaded.encode(loaded.decode(codes)), codes)
+
+
 def test_trainers_of_codebooks_are_not_saved(tmp_path):
     model = make_model(make_config())
     model.quantizer.prepare_training(frames_per_step=100)
