@@ -24,7 +24,7 @@ class FSQ(ScalarQuantizer):
     Codes are those of `vector_quantize_pytorch.FSQ` for the same axes: the first axis is the least significant digit. A
     level decodes to the mean of a unit Gaussian inside its cell ("centroid"), which codes to the same level again and
     comes near the Shannon bound, or as in the paper and in public checkpoints to q / (L // 2) ("grid"), which does
-    neither.
+    neither. The first latents place the cells of centroids, see `ScalarQuantizer`.
 
     Gradients pass straight through the levels: with "grid" to the bounded latents and through tanh, as in the paper;
     with "centroid" to the latents themselves, since centroids are values of the latents and not of the bound, and the
@@ -91,7 +91,7 @@ class ResidualFSQ(ScalarQuantizer):
     with `vector_quantize_pytorch.ResidualFSQ`, which also nests equal parts, the bound is undone in decoding (there,
     decoded latents are bounded ones) and the values are not middles.
 
-    Gradients pass straight through to the latents.
+    Gradients pass straight through to the latents. The first latents place the cells, see `ScalarQuantizer`.
 
     Args: as `FSQ`; num_codebooks are the stages, all on the same axes.
     """
