@@ -130,7 +130,8 @@ def main() -> None:
     for kind in args.data:
         matrix = covariance(kind)
         factor = torch.linalg.cholesky(matrix).float()
-        print(f"\n{kind}{'' if kind == 'laplacian' else ' Gaussian'} data of {DIM} dimensions, {args.steps} steps of {BATCH} frames, one thread")
+        data = kind if kind == "laplacian" else f"{kind} Gaussian"
+        print(f"\n{data} data of {DIM} dimensions, {args.steps} steps of {BATCH} frames, one thread")
         print("| quantizer | codebooks | bit/dim | error | bound | gap dB | kept | rise when coded again | used | "
               "us/frame |")
         print("|---|---|---|---|---|---|---|---|---|---|")

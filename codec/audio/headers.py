@@ -38,7 +38,8 @@ class View:
 def check_whole(file: BinaryIO, name: str) -> View | None:
     """Raises AudioError for an empty file and where the header promises more than the file holds.
 
-    Returns a repaired view of a WAV file whose sizes were never filled in, and of an Opus file whose pages miscount its samples.
+    Returns a repaired view of a WAV file whose sizes were never filled in, and of an Opus file whose pages miscount its
+    samples.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)

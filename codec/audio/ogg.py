@@ -1,8 +1,9 @@
 """Ogg Opus files whose pages count other samples than their packets hold.
 
-ffmpeg writes such files of sources whose times jump by some samples: the count at the end of a page (its granule position) is then
-too high, and that of the next page too low for its packets, which libsndfile takes for damage in the middle of the file. Opus itself
-and opusdec do not mind. Formats: RFC 3533 (pages), RFC 7845 (Opus in Ogg), RFC 6716, section 3.1 (lengths of packets).
+ffmpeg writes such files of sources whose times jump by some samples: the count at the end of a page (its granule
+position) is then too high, and that of the next page too low for its packets, which libsndfile takes for damage in the
+middle of the file, and ffmpeg itself does not mind. Formats: RFC 3533 (pages), RFC 7845 (Opus in Ogg), RFC 6716, section
+3.1 (lengths of packets).
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Page:
 
 
 def steady(file: BinaryIO) -> BinaryIO | None:
-    """A copy in a temporary file, whose pages count as many samples as their packets hold, of an Ogg file with one Opus stream whose
-    pages do not. None for all others; those that are damaged among them are left to who reads them."""
+    """A copy in a temporary file, whose pages count as many samples as their packets hold, of an Ogg file with one Opus
+    stream whose pages do not. None for all others; those that are damaged among them are left to who reads them."""
     changed, counted, begun, sequence = [], 0, b"", -1
     for number, page in enumerate(_pages(file)):
         _, _, flags, granule, _, this, _, _ = page.head
@@ -116,6 +117,6 @@ def _patched(file: BinaryIO, changed: list[tuple[int, bytes]]) -> BinaryIO:
 
 
 def _crc(data: bytes) -> int:
-    """Ogg's CRC-32 has zlib's polynomial, but the bits of bytes and sum in the other order, and begins and ends with no inversion."""
+    """Ogg's CRC-32 has zlib's polynomial, but bytes and sum with their bits in the other order, and inverts nothing."""
     mirrored = zlib.crc32(data.translate(MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)
