@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import struct
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -220,6 +222,42 @@ def test_opus_whose_pages_miscount_samples():
         assert ogg.steady(io.BytesIO(broken)) is None
         with pytest.raises(AudioError, match="damaged after"):
             read(io.BytesIO(broken))
+
+
+def recounted(data, change) -> bytes:
+    """An Opus file in Ogg, the granule position of each page with sound changed by its number."""
+    pages = enumerate(ogg._pages(io.BytesIO(data)))
+    return b"".join(page.packed(page.head[3] + (change(number) if number > 1 else 0)) for number, page in pages)
+
+
+def test_opus_that_starts_late_ends_where_its_last_page_says():
+    """As in a recording of a live stream."""
+    data = encoded("OGG", "OPUS", sound(160000))
+    late = recounted(data, lambda number: 123_456_789)
+    assert np.array_equal(read(io.BytesIO(late))[0], read(io.BytesIO(data))[0])
+
+
+def test_opus_whose_page_before_the_last_counts_too_much_keeps_its_end():
+    data = encoded("OGG", "OPUS", sound(160000))
+    pages = len(list(ogg._pages(io.BytesIO(data))))
+    bad = recounted(data, lambda number: 488 * (number == pages - 2))
+    assert np.array_equal(read(io.BytesIO(bad))[0], read(io.BytesIO(data))[0])
+
+
+def test_opus_whose_pages_miscount_leaves_no_file_open():
+    bad = recounted(encoded("OGG", "OPUS", sound(160000)), lambda number: 488 * (number == 3))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read(io.BytesIO(bad))
+        gc.collect()
+    assert not [warning for warning in caught if warning.category is ResourceWarning]
+
+
+def test_of_long_packets_only_the_beginning_is_kept():
+    """A picture among the tags: together they took time that grew with the square of their size."""
+    page = ogg.Page(0, (), bytes([255] * 255), b"OpusTags" + bytes(255 * 255))
+    assert ogg._packets(page, b"") == ([], b"OpusTags")
+    assert ogg._packets(ogg.Page(0, (), bytes([1, 3, 0]), b"abcd"), b"OpusTags") == ([b"OpusTags", b"bcd", b""], b"")
 
 
 def test_aiff_from_a_pipe_has_no_length():

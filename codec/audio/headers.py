@@ -15,11 +15,11 @@ class View:
     """A binary file for libsndfile: some bytes may read differently, and wild seeks of damaged files raise nothing."""
 
     def __init__(self, file: BinaryIO, at: int = 0, data: bytes = b""):
-        self._file, self._at, self._data = file, at, data
+        self.file, self._at, self._data = file, at, data
 
     def read(self, size: int) -> bytes:
-        start = self._file.tell()
-        piece = bytearray(self._file.read(size))
+        start = self.file.tell()
+        piece = bytearray(self.file.read(size))
         for i, byte in enumerate(self._data, self._at - start):
             if 0 <= i < len(piece):
                 piece[i] = byte
@@ -27,12 +27,12 @@ class View:
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         try:
-            return self._file.seek(offset, whence)
+            return self.file.seek(offset, whence)
         except (OSError, ValueError, OverflowError):  # libsndfile notices that the place is another
-            return self._file.tell()
+            return self.file.tell()
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self.file.tell()
 
 
 def check_whole(file: BinaryIO, name: str) -> View | None:

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 HEAD = struct.Struct("<4sBBqIIIB")  # OggS, version, flags, granule position, serial, sequence, CRC, segments
 LAST = 4  # flag of the last page of a stream
+FIRST = 8  # bytes of a packet that tell its kind and its length in samples
 NO_END = -1  # granule position of a page on which no packet ends
 MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -40,9 +41,11 @@ class Page:
 
 
 def steady(file: BinaryIO) -> BinaryIO | None:
-    """A copy in a temporary file, whose pages count as many samples as their packets hold, of an Ogg file with one Opus
-    stream whose pages do not. None for all others; those that are damaged among them are left to who reads them."""
-    changed, counted, begun, sequence = [], 0, b"", -1
+    """A copy in a temporary file, to be closed by the caller, whose pages count as many samples as their packets hold, of
+    an Ogg file with one Opus stream whose pages do not, or start late, as in recordings of live streams (libsndfile does
+    not skip what is to be skipped of these). None for all others; those that are damaged among them are left to who
+    reads them."""
+    begun, counted, ends, starts, sequence = b"", 0, {}, set(), -1
     for number, page in enumerate(_pages(file)):
         _, _, flags, granule, _, this, _, _ = page.head
         if number == 0 and not page.body.startswith(b"OpusHead") or this != sequence + 1:
@@ -52,12 +55,10 @@ def steady(file: BinaryIO) -> BinaryIO | None:
         if number < 2 or any(packet.startswith((b"OpusHead", b"OpusTags")) for packet in ended):
             continue
         counted += sum(_samples(packet) for packet in ended)
-        expected = min(granule, counted) if flags & LAST else counted if ended else NO_END
-        if granule != expected:
-            if not page.whole:
-                return None
-            changed.append((page.start, page.packed(expected)))
-    return _patched(file, changed) if changed else None
+        ends[number] = counted if ended else NO_END
+        if ended and not flags & LAST:  # whose last samples may be no sound
+            starts.add(granule - counted)
+    return _recounted(file, ends, max(0, min(starts, default=0)))
 
 
 def _pages(file: BinaryIO) -> Iterator[Page]:
@@ -78,10 +79,11 @@ def _pages(file: BinaryIO) -> Iterator[Page]:
 
 
 def _packets(page: Page, begun: bytes) -> tuple[list[bytes], bytes]:
-    """The packets that end on a page, the first with what earlier pages held of it, and what has begun on it."""
+    """The first bytes of the packets that end on a page, the first with what earlier pages held of it, and of what has
+    begun on it."""
     packets, at = [], 0
     for size in page.table:
-        begun += page.body[at : at + size]
+        begun += page.body[at : at + min(size, FIRST - len(begun))]
         at += size
         if size < 255:
             packets.append(begun)
@@ -102,6 +104,22 @@ def _samples(packet: bytes) -> int:
         frame = (120, 240, 480, 960)[setting & 3]
     frames = (1, 2, 2)[code] if code < 3 else packet[1] & 63 if len(packet) > 1 else 0
     return frames * frame
+
+
+def _recounted(file: BinaryIO, ends: dict[int, int], start: int) -> BinaryIO | None:
+    """A copy whose pages count to `ends`, by number, in the place of what they count to from `start`; None where they do
+    already, and where one that would change is damaged."""
+    changed = []
+    for number, page in enumerate(_pages(file)):
+        granule = page.head[3]
+        expected = ends.get(number, granule)
+        if page.head[2] & LAST:
+            expected = min(granule - start, expected)
+        if granule != expected:
+            if not page.whole:
+                return None
+            changed.append((page.start, page.packed(expected)))
+    return _patched(file, changed) if changed else None
 
 
 def _patched(file: BinaryIO, changed: list[tuple[int, bytes]]) -> BinaryIO:

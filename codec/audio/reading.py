@@ -114,6 +114,8 @@ class AudioReader:
     def _open_sound(self, opened: str | BinaryIO | View, repaired: View | None) -> soundfile.SoundFile:
         if repaired is not None:
             opened = repaired
+            if repaired.file is not self._raw:
+                self._closing.enter_context(repaired.file)
         elif opened is self._raw:
             opened = View(self._raw)
         self._raw.seek(0)
