@@ -260,6 +260,17 @@ def test_of_long_packets_only_the_beginning_is_kept():
     assert ogg._packets(ogg.Page(0, (), bytes([1, 3, 0]), b"abcd"), b"OpusTags") == ([b"OpusTags", b"bcd", b""], b"")
 
 
+@pytest.mark.parametrize("subtype", ["OPUS", "VORBIS"])
+def test_a_changed_byte_anywhere_in_an_ogg_is_noticed(subtype):
+    """libsndfile leaves a page out whose checksum is wrong, at the start and at the end of a file without a word."""
+    data = encoded("OGG", subtype, sound(160000, 1))
+    for at in range(0, len(data), len(data) // 60):
+        damaged = bytearray(data)
+        damaged[at] ^= 32
+        with pytest.raises(AudioError):
+            read(io.BytesIO(bytes(damaged)))
+
+
 def test_aiff_from_a_pipe_has_no_length():
     data = bytearray(encoded("AIFF", "PCM_16"))
     at = data.find(b"SSND")

@@ -112,7 +112,7 @@ _PIPED = frozenset([0x7F000000 + 8, *range(2**31 - 4096, 2**31 + 4097)])  # size
 
 
 def _check_ogg(file: BinaryIO, size: int, name: str) -> None:
-    """The last page of an Ogg file must be whole and marked as the last of its stream."""
+    """The last page of an Ogg file must be whole and marked as the last of its stream, and all pages fit their checksums."""
     tail_size = min(size, 2 * 65536)  # a page has at most 65307 bytes
     file.seek(size - tail_size)
     tail = file.read(tail_size)
@@ -124,6 +124,11 @@ def _check_ogg(file: BinaryIO, size: int, name: str) -> None:
         raise AudioError(
             f"{name}: is cut short: the last page of its Ogg stream is missing; fetch it again, or keep what is there "
             "with ffmpeg -i FILE fixed.wav"
+        )
+    if (at := ogg.damage(file)) is not None:
+        raise AudioError(
+            f"{name}: is damaged after {at} bytes (a page of its Ogg stream does not fit its checksum): fetch it again, or "
+            "convert what can be read with ffmpeg -i FILE fixed.wav"
         )
 
 

@@ -1,4 +1,4 @@
-"""Ogg Opus files whose pages count other samples than their packets hold.
+"""Ogg files that are damaged, and Ogg Opus files whose pages count other samples than their packets hold.
 
 ffmpeg writes such files of sources whose times jump by some samples: the count at the end of a page (its granule
 position) is then too high, and that of the next page too low for its packets, which libsndfile takes for damage in the
@@ -59,6 +59,17 @@ def steady(file: BinaryIO) -> BinaryIO | None:
         if ended and not flags & LAST:  # whose last samples may be no sound
             starts.add(granule - counted)
     return _recounted(file, ends, max(0, min(starts, default=0)))
+
+
+def damage(file: BinaryIO) -> int | None:
+    """Where the first page begins whose checksum is not that of its bytes, or where there should be one and is none.
+    libsndfile leaves such pages out and says nothing."""
+    at, flags = 0, 0
+    for page in _pages(file):
+        if not page.whole:
+            return page.start
+        at, flags = page.start + HEAD.size + len(page.table) + len(page.body), page.head[2]
+    return None if flags & LAST else at
 
 
 def _pages(file: BinaryIO) -> Iterator[Page]:
