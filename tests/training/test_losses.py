@@ -243,7 +243,7 @@ def test_channels_are_items(losses):
 @pytest.mark.parametrize(
     "entries, says",
     [
-        ([{"name": "pesq"}], "choose one of compressed_stft, mel"),
+        ([{"name": "sdr"}], "choose one of compressed_stft, mel"),
         ([{"name": "mel", "options": {"hops": [64]}}], "one hop and window per n_fft"),
         ([{"name": "waveform", "options": {"power": 2}}], "no option 'power'"),
         ([{"name": "waveform", "wieght": 2}], "no option 'wieght'"),
