@@ -153,21 +153,22 @@ class ProjectedQuantizer(Quantizer):
         count = processes.sum(torch.tensor(float(rows.shape[0]), device=rows.device))
         if count <= 2 * self.width:
             return
-        mean = processes.sum(rows.sum(0)) / count
-        centered = rows - mean
+        exact = rows.double()  # so that rows which are all the same have no variance, and the squares of large ones are finite
+        mean = processes.sum(exact.sum(0)) / count
+        centered = exact - mean
         covariance = processes.sum(centered.T @ centered) / count
         if self.projection is None:
             variance = covariance.diagonal()
         else:
-            variance, vectors = torch.linalg.eigh(covariance.double())
-            variance = variance.float().flip(0)[: self.width].clamp_min(0)
+            variance, vectors = torch.linalg.eigh(covariance)
+            variance = variance.flip(0)[: self.width].clamp_min(0)
             axes = vectors.float().flip(1)[:, : self.width]
             if processes.synchronized:
                 distributed.broadcast(axes := axes.contiguous(), 0)
             self.projection.copy_(axes)
         if variance.max() <= 0:
             return
-        scale = variance.sqrt()
+        scale = variance.sqrt().float()
         self.center.copy_(mean)
         self.scale.copy_(scale.clamp_min(LEAST_SCALE * scale.max()))
         if self.values_are_means:

@@ -292,3 +292,21 @@ def test_states_of_before_there_were_contexts_load(make):
     latents = torch.randn(1, quantizer.dim, 500)
     assert torch.equal(quantizer.encode(latents), old.encode(latents))
     assert "cells" not in FSQ(6, 2, 64, reconstruction="grid").state_dict()
+
+
+@pytest.mark.parametrize("dim", [4, 7])  # the axes as they are, and behind a projection
+def test_latents_that_are_all_the_same_start_nothing(dim):
+    """The rounding of their mean is no deviation to scale by."""
+    quantizer = FSQ(dim, 1, 256)
+    quantizer.initialize(torch.full((1, dim, 301), 0.1))
+    assert not quantizer.initialized
+    quantizer.initialize(torch.randn(1, dim, 500))
+    assert quantizer.initialized and torch.allclose(quantizer.scale, torch.ones(4), atol=0.3)
+
+
+def test_a_start_from_huge_latents_is_finite():
+    latents = torch.randn(1, 4, 500, generator=torch.Generator().manual_seed(0))
+    quantizer, huge = FSQ(4, 1, 256), FSQ(4, 1, 256)
+    quantizer.initialize(latents)
+    huge.initialize(1e18 * latents)
+    assert (huge.encode(1e18 * latents) == quantizer.encode(latents)).float().mean() > 0.99
