@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if (args.fit is None) != (args.out is None):
         parser.error("--fit and --out belong together")
+    if args.out is not None:
+        Path(args.out).mkdir(parents=True, exist_ok=True)  # now, not when the prior is fitted
     torch.set_num_threads(1)
     model = codec.load(args.model)
     if args.fit is not None:
