@@ -50,7 +50,7 @@ def smooth_root(squares: Tensor, floor: float = 1e-4) -> Tensor:
 
 
 class Bark(nn.Module):
-    """Powers and loudness of Bark bands. ``n_fft``: transforms of it have bins as wide as the tables' (within 0.2 %).
+    """Powers and loudness of Bark bands. ``n_fft``: transforms of it have bins as wide as the tables' (within 0.3 %).
 
     Bins above 8 kHz are not heard. Raises ValueError for rates below 16 kHz, where bands would be missing.
     """

@@ -48,7 +48,7 @@ def test_level_does_not_count_and_a_buzz_counts_more_than_a_gap(speech):
     less[band] *= 0.25
     more[band] *= 4.0
     quieter, louder = (torch.fft.irfft(s, n=len(speech)) for s in (less, more))
-    assert loss(louder, speech) > 1.5 * loss(quieter, speech)
+    assert loss(louder, speech) > 2 * loss(quieter, speech)  # 2.5; without counting what was added once more 1.6
 
 
 def test_unlike_pesq_it_minds_a_lost_upper_band(speech):
