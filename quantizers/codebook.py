@@ -45,6 +45,7 @@ class CodebookQuantizer(DataStartedQuantizer):
 
     gradient = "straight_through"
     centered = False  # search around the codebook's mean: vectors find themselves even when all are far from zero
+    settle = True  # a beam goes on to codes that survive decoding and encoding again
 
     def __init__(
         self, dim: int, num_codebooks: int, codebook_size: int, width: int, decay: float, kmeans_iters: int = 10
@@ -79,13 +80,17 @@ class CodebookQuantizer(DataStartedQuantizer):
         return torch.stack([step.codes for step in steps]).reshape(k, batch, frames).transpose(0, 1).contiguous()
 
     def _encode_by_beam(self, latents: Tensor, k: int, beam: int) -> Tensor:
+        decode = self._decode if self.settle else None
+        return beam_search.encode(latents, self._beam_tables(range(k)), beam, decode, self._middle(k))
+
+    def _middle(self, k: int) -> Tensor | None:
+        """What the tables of the first k codebooks leave out of their sum (width,), if anything."""
         tables = self._tables.of(self.codebooks, self.centered)
-        middle = sum(tables[index].mean for index in range(k)) if self.centered else None
-        return beam_search.encode(latents, self._beam_tables(range(k)), beam, self._decode, middle)
+        return sum(tables[index].mean for index in range(k)) if self.centered else None
 
     def _beam_tables(self, indices: Iterable[int]) -> list[beam_search.Table]:
         tables = self._tables.of(self.codebooks, self.centered)
-        return [beam_search.Table(tables[index].keys.vectors, tables[index].keys.half_norms) for index in indices]
+        return [beam_search.Table(keys.vectors, keys.half_norms, among=keys) for keys in (tables[index].keys for index in indices)]
 
     def _decode(self, codes: Tensor) -> Tensor:
         (batch, k, frames), (_, size, width) = codes.shape, self.codebooks.shape
@@ -134,15 +139,17 @@ class CodebookQuantizer(DataStartedQuantizer):
             self.codebooks[index].copy_(self.trainer[index].codebook)
         return self._look_up(index, rows)
 
+    def _chosen(self, rows: Tensor) -> Tensor | None:
+        """The codes (N, K) that training takes for rows (N, dim); None: for each codebook in turn the nearest."""
+        return None
+
     @torch.no_grad()
-    def _learn(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Look up, then move the codebook to rows (N, width)."""
+    def _learn(self, index: int, rows: Tensor, codes: Tensor) -> None:
+        """Move the codebook to rows (N, width) that have codes (N,)."""
         trainer = self.trainer[index]
-        codes, vectors = self._look_up(index, rows)
         if trainer.started:
             trainer.follow(rows, codes)
             self.codebooks[index].copy_(trainer.codebook)
-        return codes, vectors
 
     def _pass_gradient(self, rows: Tensor, output: Tensor) -> Tensor:
         """The value of output (N, dim), with its gradient to rows (N, dim)."""
@@ -152,7 +159,17 @@ class CodebookQuantizer(DataStartedQuantizer):
         rows = latents.mT[mask]  # (N, dim): padding is seen by nothing below
         if self.training:
             self._prepare_step(rows, mask)
-        visit = self._learn if self.training else self._look_up
+        chosen = self._chosen(rows)
+
+        def visit(index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+            if chosen is None:
+                codes, vectors = self._look_up(index, rows)
+            else:
+                codes, vectors = chosen[:, index], self.codebooks[index].float()[chosen[:, index]]
+            if self.training:
+                self._learn(index, rows, codes)
+            return codes, vectors
+
         reach = active[:, None].expand(mask.shape)[mask]  # codebooks (N,) of each frame
         level = power_of(rows)
         total, output = torch.zeros_like(rows), torch.zeros_like(rows)

@@ -48,8 +48,12 @@ class Keys:
         self.vectors, self.half_norms = vectors, 0.5 * vectors.square().sum(1)
         self._packed = pack(vectors, -self.half_norms)
 
+    def gains(self, rows: Tensor) -> Tensor:
+        """r.c - |c|^2 / 2 (N, M) of rows (N, d): the larger, the nearer."""
+        if self._packed is not None and inferring(rows):
+            return product(rows, self._packed)
+        return products(rows, self.vectors.T, -self.half_norms)
+
     def nearest(self, rows: Tensor) -> Tensor:
         """As the function of this name."""
-        if self._packed is not None and inferring(rows):
-            return product(rows, self._packed).argmax(1)
-        return nearest(rows, self.vectors, self.half_norms)
+        return self.gains(rows).argmax(1)

@@ -25,6 +25,7 @@ FAMILIES = {
     "split-parallel": ("split_rvq", {"codebook_dim": 6, "parallel": True}),
     "mvq": ("mvq", {"stages": (2, 1, 1)}),
 }
+TRAINED_BY_BEAM = ("rvq", "kmeans")
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
 
@@ -164,7 +165,7 @@ def test_semantic_codes_do_not_depend_on_how_many_acoustic_ones_there_are():
         assert torch.equal(quantizer.encode(latents, k, beam=8)[:, :1], semantic)
 
 
-@every_family
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in TRAINED_BY_BEAM])
 def test_training_is_greedy(name):
     outputs = []
     for beam in (1, 8):
@@ -173,6 +174,48 @@ def test_training_is_greedy(name):
         torch.manual_seed(3)
         outputs.append(quantizer(latents_of(50, seed=2)))
     assert torch.equal(outputs[0].codes, outputs[1].codes) and torch.equal(outputs[0].quantized, outputs[1].quantized)
+
+
+@pytest.mark.parametrize("name", TRAINED_BY_BEAM)
+def test_training_takes_the_codes_that_a_beam_finds(name):
+    quantizer, latents = make(name, beam=8), latents_of(300, seed=2)
+    quantizer.settle = False
+    codes = quantizer.encode(latents)
+    output = quantizer(latents)
+    assert torch.equal(output.codes, codes) and torch.allclose(output.quantized, quantizer.decode(codes), atol=1e-5)
+    assert not torch.equal(codes, quantizer.encode(latents, beam=1))
+    fewer = quantizer(latents, active=torch.tensor([2]))  # of the same codes the first
+    assert torch.equal(fewer.codes, codes) and torch.allclose(fewer.quantized, quantizer.decode(codes[:, :2]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TRAINED_BY_BEAM)
+def test_codebooks_follow_the_rows_that_a_beam_gives_them(name):
+    quantizer, latents = make(name, beam=8, decay=0.0), latents_of(600, seed=2)
+    quantizer.settle = False
+    codes = quantizer.encode(latents)
+    left = latents[0].T
+    means = []
+    for index in range(4):
+        vectors = quantizer.codebooks[index].clone()
+        means.append({int(code): left[codes[0, index] == code].mean(0) for code in codes[0, index].unique()})
+        left = left - vectors[codes[0, index]]
+    quantizer.train()(latents)
+    for index in range(4):
+        for code, mean in means[index].items():
+            if (codes[0, index] == code).sum() > 20:  # rare ones may restart
+                torch.testing.assert_close(quantizer.codebooks[index, code], mean, atol=1e-3, rtol=1e-3)
+
+
+def test_a_beam_that_need_not_settle_has_less_error_and_the_same_codes_for_a_frame_alone():
+    settled, latents = make("rvq", beam=4), latents_of(300, seed=2)
+    free = make("rvq", beam=4, settle=False)
+    codes = free.encode(latents)
+    assert error(free, latents, codes) < error(settled, latents, settled.encode(latents))
+    assert (codes != settled.encode(latents)).any()
+    for frame in range(0, 300, 7):
+        assert torch.equal(free.encode(latents[..., frame : frame + 1]), codes[..., frame : frame + 1])
+    with pytest.raises(ValueError, match="settle=1"):
+        make("rvq", settle=1)
 
 
 @every_family

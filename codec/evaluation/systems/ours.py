@@ -44,7 +44,8 @@ class Ours:
 
     @property
     def key(self) -> str:
-        return f"{self.model.spec.fingerprint}-{self.model.spec.decoder_fingerprint}"
+        spec, beam = self.model.spec, self.model.quantizer.beam
+        return f"{spec.fingerprint}-{spec.decoder_fingerprint}" + ("" if beam in (None, 1) else f"-beam{beam}")
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -75,9 +76,10 @@ class Ours:
     def code(self, sound: Sound, setting: Setting) -> Coded:
         model, k = self.model, int(setting.name.removeprefix("k="))
         encoding, decoding = Clock(), Clock()
-        if self._last is None or self._last[0] is not sound:
+        count = model.quantizer.num_codebooks if model.quantizer.beam in (None, 1) else k  # a search for k finds better ones
+        if self._last is None or self._last[0] is not sound or self._last[1].codes.shape[1] != count:
             with encoding.running():
-                tokens = model.encode(sound.wav, sound.rate)
+                tokens = model.encode(sound.wav, sound.rate, num_codebooks=count)
             self._last = sound, tokens, encoding.seconds
         _, tokens, seconds = self._last
         with decoding.running():
