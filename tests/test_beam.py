@@ -9,6 +9,8 @@ import torch
 import codec
 from codec import Tokens
 from codec.config import CodecConfig
+from codec.evaluation.sound import Sound
+from codec.evaluation.systems.ours import Ours
 from codec.files import encode_file
 
 from small_models import make_config, make_model
@@ -50,6 +52,23 @@ def test_a_beam_is_nearer_and_fits_the_same_decoder(model, wav, tmp_path):
     assert torch.equal(model.decode(loaded), model.decode(wide))
     for k in range(1, model.num_codebooks):
         assert model.decode(loaded.truncate(k)).isfinite().all()
+
+
+def test_a_sweep_codes_each_bitrate_as_encode_does(model, wav, tmp_path, monkeypatch):
+    monkeypatch.setattr(model.quantizer, "beam", 1)
+    codec.save(model, tmp_path / "model")
+    system, sound = Ours(str(tmp_path / "model"), "model"), Sound(wav.numpy(), model.sample_rate)
+    keys = set()
+    for beam in (1, 8):
+        system.model.quantizer.beam, system._last = beam, None
+        keys.add(system.key)
+        for setting in reversed(system.settings(None)):
+            k = int(setting.name.removeprefix("k="))
+            codes = model.encode(wav, num_codebooks=k, beam=beam).codes[0]
+            assert (system.code(sound, setting).codes == codes.numpy()).all(), (beam, k)
+    assert len(keys) == 2  # cells that another search coded are not taken for these
+    cut = model.encode(wav, beam=8).truncate(2).codes
+    assert not torch.equal(cut, model.encode(wav, num_codebooks=2, beam=8).codes)
 
 
 def test_a_beam_streams(model, wav, tmp_path):

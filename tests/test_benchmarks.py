@@ -10,6 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
+import languages  # noqa: E402
 import plot  # noqa: E402
 import performance  # noqa: E402
 import public  # noqa: E402
@@ -23,6 +24,21 @@ def test_curves_are_those_of_a_report(tmp_path):
     one = {"mean": 1.0, "low": 0.5, "high": 1.5, "n": 3}
     cells = [{"model": "x", "bitrate": rate, "metrics": {"stoi": one}} for rate in (2000, 1000)] + [{"model": "y", "bitrate": 1, "metrics": {}}]
     assert plot.curves(cells, "stoi") == {"x": [(1.0, 1.0, 0.5, 1.5), (2.0, 1.0, 0.5, 1.5)]}
+
+
+# Languages
+
+
+def test_means_are_of_each_language(tmp_path, capsys):
+    (tmp_path / "manifest.json").write_text('[{"path": "es-0.flac", "language": "es"}, {"path": "es-1.flac", "language": "es"}, '
+                                            '{"path": "cs-0.flac", "language": "cs"}]')
+    (tmp_path / "results.csv").write_text(
+        "file,model,bitrate,metric,value\nes-0.flac,m,4000,stoi,0.8\nes-1.flac,m,4000,stoi,0.9\ncs-0.flac,m,4000,stoi,0.5\n"
+        "cs-0.flac,m,2000,stoi,0.4\n*,m,2000,entropy,7\ncs-0.flac,m,2000,pesq-wb,\n")
+    languages.report(tmp_path, tmp_path)
+    rows = [row.split("\t") for row in capsys.readouterr().out.splitlines()]
+    assert rows == [["metric", "model", "kbit/s", "es", "fr", "it", "ru", "cs"], ["stoi", "m", "2.00", "-", "-", "-", "-", "0.400"],
+                    ["stoi", "m", "4.00", "0.850", "-", "-", "-", "0.500"]]
 
 
 # Speed

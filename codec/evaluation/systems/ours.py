@@ -25,7 +25,8 @@ CHECKPOINTS, STEPS = "checkpoints", "steps"
 
 class Ours:
     """A model. A recording is encoded once with all codebooks, and each setting decodes the first k of them; the time of
-    encoding is that of all."""
+    encoding is that of all. Where the model's own search has a beam, which finds better codes when it knows of no more
+    than k codebooks, each setting is encoded on its own."""
 
     def __init__(self, source: str, name: str):
         self.source, self.name = source, name
@@ -76,7 +77,7 @@ class Ours:
     def code(self, sound: Sound, setting: Setting) -> Coded:
         model, k = self.model, int(setting.name.removeprefix("k="))
         encoding, decoding = Clock(), Clock()
-        count = model.quantizer.num_codebooks if model.quantizer.beam in (None, 1) else k  # a search for k finds better ones
+        count = model.quantizer.num_codebooks if model.quantizer.beam in (None, 1) else k
         if self._last is None or self._last[0] is not sound or self._last[1].codes.shape[1] != count:
             with encoding.running():
                 tokens = model.encode(sound.wav, sound.rate, num_codebooks=count)
