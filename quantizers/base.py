@@ -39,6 +39,7 @@ class Quantizer(nn.Module):
 
     decodes = True  # False for what only makes labels
     beam: int | None = None  # width of the search for codes, where a family has the option; may be set at any time
+    settle = True  # a beam goes on to codes that survive decoding and encoding again
 
     def __init__(self, dim: int, codebook_sizes: tuple[int, ...]) -> None:
         super().__init__()
@@ -71,6 +72,13 @@ class Quantizer(nn.Module):
     def frame_multiple(self) -> int:
         """Frames that are coded together: latents must come in multiples of it, but for the last ones of a signal."""
         return max(self.strides)  # the others divide it
+
+    @property
+    def searched_by(self) -> str:
+        """What tells its codes from those that another search finds with the same codebooks: empty for the greedy one."""
+        if self.beam in (None, 1):
+            return ""
+        return f"beam{self.beam}" if self.settle else f"beam{self.beam}-unsettled"
 
     def bits_per_frame(self, num_codebooks: int | None = None) -> float:
         """Nominal bits of a frame (on average, where a code is held for several) of the first codebooks."""

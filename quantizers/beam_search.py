@@ -10,7 +10,8 @@ Even so, what codes decode to is not always searched back to the same codes: the
 way. Therefore the best choices of the end are decoded and searched again, one after the other, and the first that comes
 back is taken (`settled`). Where none of `TRIES` does, what the best one is searched back to is tried, and so on. So
 codes survive decoding and encoding; it takes a bit more than the time of a second search, and makes the error a few
-percent larger. Where that is not wanted, the best choice is taken as it is. Codebooks that hold a code for several frames are for `layered_search`.
+percent larger. Where that is not wanted, the best choice is taken as it is. Codebooks that hold a code for several frames
+are for `layered_search`.
 
 Frames do not see each other: one alone has the codes that it has among many.
 """

@@ -45,7 +45,6 @@ class CodebookQuantizer(DataStartedQuantizer):
 
     gradient = "straight_through"
     centered = False  # search around the codebook's mean: vectors find themselves even when all are far from zero
-    settle = True  # a beam goes on to codes that survive decoding and encoding again
 
     def __init__(
         self, dim: int, num_codebooks: int, codebook_size: int, width: int, decay: float, kmeans_iters: int = 10

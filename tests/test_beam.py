@@ -9,6 +9,7 @@ import torch
 import codec
 from codec import Tokens
 from codec.config import CodecConfig
+from codec.evaluation.probe_tokens import Tokens as Probed
 from codec.evaluation.sound import Sound
 from codec.evaluation.systems.ours import Ours
 from codec.files import encode_file
@@ -67,6 +68,11 @@ def test_a_sweep_codes_each_bitrate_as_encode_does(model, wav, tmp_path, monkeyp
             codes = model.encode(wav, num_codebooks=k, beam=beam).codes[0]
             assert (system.code(sound, setting).codes == codes.numpy()).all(), (beam, k)
     assert len(keys) == 2  # cells that another search coded are not taken for these
+    probed = set()
+    for beam, settle in ((1, True), (8, True), (8, False)):
+        system.model.quantizer.beam, system.model.quantizer.settle = beam, settle
+        probed.add(Probed(system.model, tmp_path / "cache").folder)
+    assert len(probed) == 3  # nor codes that a probe has kept
     cut = model.encode(wav, beam=8).truncate(2).codes
     assert not torch.equal(cut, model.encode(wav, num_codebooks=2, beam=8).codes)
 

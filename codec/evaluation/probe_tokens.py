@@ -63,15 +63,16 @@ def codebook_sets(text: str, num_codebooks: int) -> list[CodebookSet]:
 
 
 class Tokens:
-    """All codes of recordings by one model, from `cache` where they are there: a folder of the model's fingerprint with a
-    file for each content.
+    """All codes of recordings by one model, from `cache` where they are there: a folder of the model's fingerprint and search
+    with a file for each content.
 
     Recordings are mixed to mono and coded whole with all codebooks.
     """
 
     def __init__(self, model: Codec, cache: str | os.PathLike[str] = ""):
         self.model, self.spec = model, model.spec
-        self.folder = (Path(cache).expanduser() if cache else user_cache()) / self.spec.fingerprint
+        name = "-".join(filter(None, (self.spec.fingerprint, model.quantizer.searched_by)))
+        self.folder = (Path(cache).expanduser() if cache else user_cache()) / name
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def codes(self, recording: Recording) -> np.ndarray:

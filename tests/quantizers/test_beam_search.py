@@ -53,11 +53,11 @@ def error(quantizer: Quantizer, latents: Tensor, codes: Tensor) -> float:
         return float((quantizer.decode(codes) - latents).square().mean())
 
 
-@pytest.mark.parametrize("length", (5, 64, 96, 1024, 2048))
+@pytest.mark.parametrize("length", (5, 64, 96, 1024, 8192, 30_000, 65_536))
 def test_the_largest_are_those_of_topk(length):
     random = torch.Generator().manual_seed(length)
     for values in (torch.randn(9, length, generator=random), torch.randint(3, (9, length), generator=random).float()):
-        for count in (1, 2, 3, 8, 32, length):
+        for count in (1, 2, 3, 8, 32, min(length, 1024)):
             if count <= length:
                 found, where = largest(values, count)
                 assert torch.equal(found, values.topk(count, dim=1).values)

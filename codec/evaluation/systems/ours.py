@@ -45,8 +45,8 @@ class Ours:
 
     @property
     def key(self) -> str:
-        spec, beam = self.model.spec, self.model.quantizer.beam
-        return f"{spec.fingerprint}-{spec.decoder_fingerprint}" + ("" if beam in (None, 1) else f"-beam{beam}")
+        spec, search = self.model.spec, self.model.quantizer.searched_by
+        return "-".join(filter(None, (spec.fingerprint, spec.decoder_fingerprint, search)))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Ours:
     def code(self, sound: Sound, setting: Setting) -> Coded:
         model, k = self.model, int(setting.name.removeprefix("k="))
         encoding, decoding = Clock(), Clock()
-        count = model.quantizer.num_codebooks if model.quantizer.beam in (None, 1) else k
+        count = k if model.quantizer.searched_by else model.quantizer.num_codebooks
         if self._last is None or self._last[0] is not sound or self._last[1].codes.shape[1] != count:
             with encoding.running():
                 tokens = model.encode(sound.wav, sound.rate, num_codebooks=count)
