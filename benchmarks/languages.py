@@ -1,7 +1,7 @@
 """Recordings of five languages that the models in the box never heard, for `codec sweep`: 40 from packages of Debian.
 
     python benchmarks/languages.py OUT                  # downloads 260 MB with apt-get; needs ffmpeg
-    codec sweep OUT/manifest.json --models speech-16k,lyra,opus --bitrates 1.5,3,4,6 --out REPORT
+    codec sweep OUT/manifest.json --models speech-16k,lyra --bitrates 1.5,3,4,6 --out REPORT
     python benchmarks/languages.py OUT --of REPORT      # means by language
 
 Spanish, French and Italian prompts of telephone systems (one speaker each, kept as 16 kHz G.722), a Russian voice made for synthesis
