@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.training.disturbance import PESQDisturbance
+from codec.training.intelligibility import STOI
 from codec.training.loss_term import Term
 from codec.training.pqmf import PQMF
 from codec.training.spectra import LEVEL, Pair, Spectrum
@@ -258,6 +259,7 @@ TERMS: dict[str, type[Term]] = {
     "compressed_stft": CompressedSTFT,
     "waveform": WaveformL1,
     "pesq": PESQDisturbance,
+    "stoi": STOI,
 }
 
 
