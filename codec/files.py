@@ -23,7 +23,8 @@ from codec.entropy import Prior
 from codec.heap import trim
 from codec.coding import push_frames
 from codec.model import Codec
-from codec.stream import Stream
+from codec.refinement import check as check_refinement, encoding
+from codec.stream import Stream, as_samples
 from codec.tokens import TokenSpec, frames_for
 
 Source = str | os.PathLike[str] | BinaryIO  # a path, `-` for a pipe, or an open binary file
@@ -84,6 +85,7 @@ def encode_file(
     progress: Progress | None = None,
     beam: int | None = None,
     prior: Prior | None = None,
+    refine: int = 0,
 ) -> EncodeReport:
     """Encode a recording of any rate, channels and format that soundfile reads into a .tok file, in constant memory.
 
@@ -92,7 +94,7 @@ def encode_file(
         target: a path (appears whole or not at all), `-` for standard output, or an open binary file.
         num_codebooks, bitrate: quality; all codebooks by default. `bitrate` in bit/s for each channel.
         progress: is told (seconds done, seconds in all or None) after every block.
-        beam: as in `Codec.encode`.
+        beam, refine: as in `Codec.encode`.
         prior: of the model, for entropy coding (`codec.entropy.prior_of`).
 
     Raises ValueError (AudioError for bad audio) and OSError (WriteError) with a line that says what to do.
@@ -101,6 +103,8 @@ def encode_file(
     model.check_dtype()
     k = model.codebooks_for(num_codebooks, bitrate)
     model.quantizer.check_beam(beam)
+    if refine:
+        check_refinement(model, refine)
     refuse_same_file(source, target)
     with AudioReader(source) as reader:
         rate, channels = reader.sample_rate, reader.channels
@@ -120,16 +124,16 @@ def encode_file(
             band.update(block[:, :0], resampled)
             yield resampled
 
-        with TokWriter(target, model.spec, k, rate, channels, prior) as writer, \
-                Stream(model, channels, k, beam) as stream:
+        with TokWriter(target, model.spec, k, rate, channels, prior) as writer, torch.no_grad():
+            coding = encoding(model, channels, k, beam, refine)
             for block in cut(at_model_rate(), push_frames(model.encoder) * model.frame_size):
-                codes = stream.encode(torch.from_numpy(block).unsqueeze(1))  # (channels, K, m)
+                codes = coding.push(as_samples(torch.from_numpy(block).unsqueeze(1)).to(model.device))  # (channels, K, m)
                 writer.write(codes)
                 frames += codes.shape[2]
                 trim()
                 if progress is not None:
                     progress(frames / model.frame_rate, total)
-            codes = stream.flush()  # the last frame, and what an encoder that looks ahead still holds
+            codes = coding.finish()  # the last frame, and what an encoder that looks ahead still holds
             writer.write(codes)
             frames += codes.shape[2]
             writer.finish(samples)

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import quantizers
+from codec import refinement
 from codec.audio import resample
 from codec.backbones import build_decoder, build_encoder
 from codec.backbones.base import Network
 from codec.backbones.fused import FusedEncoder
 from codec.config import CodecConfig, ConfigError
-from codec.coding import Decoding, Encoding, push_frames
+from codec.coding import Decoding, push_frames
 from codec.stream import Stream, as_samples
 from codec.tokens import Tokens, TokenSpec, frames_for
 from quantizers.unchanged import Unchanged
@@ -211,6 +212,7 @@ class Codec(nn.Module):
         bitrate: float | None = None,
         lengths: Tensor | list[int] | None = None,
         beam: int | None = None,
+        refine: int = 0,
     ) -> Tokens:
         """Encode audio.
 
@@ -222,6 +224,8 @@ class Codec(nn.Module):
             beam: how many choices of codes are followed at once, where codebooks are residual (docs/quantizers.md); the
                 quantizer's own number by default, 1 for most. More take longer and come nearer to the audio; any
                 decoder takes the tokens.
+            refine: steps of analysis by synthesis (docs/refinement.md): codes are changed until what they decode to is nearer to
+                the recording. 30 take about as long as the audio on one core. For models with a causal decoder.
 
         Returns tokens with codes (batch * channels, K, frames), frames = ceil(T / frame_size), in whole groups where codes are
         held for several frames.
@@ -233,6 +237,8 @@ class Codec(nn.Module):
         rate = int(rate)
         k = self.codebooks_for(num_codebooks, bitrate)
         self.quantizer.check_beam(beam)
+        if refine:
+            refinement.check(self, refine)
         self.check_dtype()
         wav = torch.as_tensor(wav)
         if wav.dim() not in (1, 2, 3):
@@ -253,7 +259,7 @@ class Codec(nn.Module):
             padded = torch.zeros(batch, channels, max(samples))
             for row, item in zip(padded, items):
                 row[:, : item.shape[-1]] = item
-        codes = self.encode_frames(padded.reshape(batch * channels, 1, -1).to(self.device), k, samples, beam)
+        codes = self.encode_frames(padded.reshape(batch * channels, 1, -1).to(self.device), k, samples, beam, refine)
         return Tokens(
             codes=codes, spec=spec, sample_rate=rate, num_samples=tuple(lengths), channels=channels,
             lengths=torch.tensor(frames).repeat_interleave(channels).to(codes.device),
@@ -261,27 +267,27 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def encode_frames(
-        self, wav: Tensor, num_codebooks: int, lengths: list[int] | None = None, beam: int | None = None
+        self, wav: Tensor, num_codebooks: int, lengths: list[int] | None = None, beam: int | None = None, refine: int = 0
     ) -> Tensor:
         """wav (B, 1, T) at the model's rate to codes (B, k, ceil(T / frame_size)), in whole groups of the frames that
         the quantizer codes together. The whole of a long one is never copied.
 
         lengths (B,): valid samples of each row, zeros behind them. Valid frames are those that the row has alone.
-        beam: of the quantizer's search, its own by default.
+        beam: of the quantizer's search, its own by default. refine: steps, as in `encode`.
         """
-        if lengths is None or _indifferent(self.encoder) or set(lengths) == {wav.shape[2]}:
-            return self._encode_together(wav, num_codebooks, beam)
+        if lengths is None or set(lengths) == {wav.shape[2]} or _indifferent(self.encoder) and not refine:
+            return self._encode_together(wav, num_codebooks, beam, refine)
         together = self.quantizer.frame_multiple
         frames = [-(-n // (self.frame_size * together)) * together for n in lengths]
         codes = torch.zeros(wav.shape[0], num_codebooks, max(frames), dtype=torch.int64, device=wav.device)
         alike = lengths if self.encoder.ragged else [n * self.frame_size for n in frames]
         for length, rows in _groups(alike).items():
-            part = self._encode_together(wav[rows, :, :length], num_codebooks, beam)
+            part = self._encode_together(wav[rows, :, :length], num_codebooks, beam, refine)
             codes[rows, :, : part.shape[2]] = part
         return codes
 
-    def _encode_together(self, wav: Tensor, num_codebooks: int, beam: int | None) -> Tensor:
-        coding = Encoding(self, wav.shape[0], num_codebooks, beam)
+    def _encode_together(self, wav: Tensor, num_codebooks: int, beam: int | None, refine: int) -> Tensor:
+        coding = refinement.encoding(self, wav.shape[0], num_codebooks, beam, refine)
         *first, last = wav.split(push_frames(self.encoder) * self.frame_size, 2)
         return torch.cat([*map(coding.push, first), coding.finish(last)], 2)
 

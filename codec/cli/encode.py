@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quality.add_argument("--bitrate", type=float, metavar="KBITS", help="kbit/s of each channel, rounded down")
     parser.add_argument("--beam", type=int, metavar="N", help="choices of codes to follow at once (1 in most models): "
                         "more is slower and nearer to the audio; decoders do not care")
+    parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="analysis by synthesis: change the codes in so many "
+                        "steps until they sound nearer to the audio; 30 take about as long as the audio; for speech")
     parser.add_argument("--entropy", action="store_true", help="fewer bytes for the same codes, by what the model's "
                         "prior.safetensors knows of them; decoders need it too")
     add_device(parser)
@@ -56,12 +58,12 @@ def _file(args: argparse.Namespace) -> None:
     if output.lower().endswith(AUDIO):  # `codec encode *.wav` names two recordings, not a recording and an output
         raise ValueError(f"{output}: is named like a recording, but would hold tokens: name a .tok file")
     prior = _prior(args)
-    model = load_model(args.model, args.device, without="decoder")
+    model = load_model(args.model, args.device, without=None if args.refine else "decoder")
     from codec.files import encode_file
 
     with Progress() as progress:
         result = encode_file(
-            model, args.input, output, _codebooks(model, args), beam=args.beam, prior=prior,
+            model, args.input, output, _codebooks(model, args), beam=args.beam, prior=prior, refine=args.refine,
             progress=lambda done, total: progress.update(
                 done, total, f"{duration(done)}{'' if total is None else f' of {duration(total)}'}"
             ),
@@ -93,15 +95,18 @@ def _prior(args: argparse.Namespace):
 def _folder(args: argparse.Namespace) -> int:
     jobs, failures = find(args.input, args.output, AUDIO, ".tok")
     prior = _prior(args)
-    model = load_model(args.model, args.device, without="decoder")
+    model = load_model(args.model, args.device, without=None if args.refine else "decoder")
     from codec.files import encode_file
+    from codec.refinement import check
 
     spec, codebooks = model.spec, _codebooks(model, args)
     model.quantizer.check_beam(args.beam)
+    if args.refine:
+        check(model, args.refine)
     losing = []
 
     def encode(job: Job) -> float:
-        result = encode_file(model, job.source, job.target, codebooks, beam=args.beam, prior=prior)
+        result = encode_file(model, job.source, job.target, codebooks, beam=args.beam, prior=prior, refine=args.refine)
         if result.note:
             losing.append(job.source)
         return result.seconds

@@ -5,6 +5,7 @@ manifest. Every system codes every recording at its settings nearest to --bitrat
 in. Systems are
   NAME, DIR, hf:OWNER/NAME   models, as for `codec encode --model`
   RUN, RUN@last, RUN@best    all checkpoints of a folder of `codec train`, or one; RUN@steps those of steps
+  MODEL+30                   a model whose codes are refined in 30 steps, as by `codec encode --refine 30`
   opus, codec2, speex, amr-wb, lyra   where installed; one that is not is named with what installs it
 The same command again goes on where it was stopped, however that was.
 

@@ -2,12 +2,14 @@
 
     speech-16k, DIR, hf:OWNER/NAME    models that `codec.load` reads
     RUN, RUN@last, RUN@best           the checkpoints of a folder that `codec train` wrote, or one of them; RUN@steps those of steps
+    MODEL+30                          a model whose codes are refined in 30 steps (`codec encode --refine 30`)
     opus, codec2, speex, amr-wb       where installed
     lyra                              Lyra v2, with the folder of its .tflite files
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,12 +35,13 @@ def build(names: Sequence[str], lyra: str = "") -> list[System]:
         if name in BASELINES:
             found.append(BASELINES[name](lyra))
             continue
-        folder, _, which = name.partition("@")
+        model, refine = _refined(name)
+        folder, _, which = model.partition("@")
         if is_training(Path(folder)):
             chosen = checkpoints(Path(folder), [which] if which else [])
-            found += [Ours(source, label) for label, source in chosen.items()]
         else:
-            found.append(Ours(name, _label(name)))
+            chosen = {_label(model): model}
+        found += [Ours(source, f"{label}+{refine}" if refine else label, refine) for label, source in chosen.items()]
     labels = [system.name for system in found]
     for system in found:
         if labels.count(system.name) > 1:
@@ -48,6 +51,12 @@ def build(names: Sequence[str], lyra: str = "") -> list[System]:
     if not found:
         raise SystemsError("no system is named: give for example --models speech-16k,opus")
     return found
+
+
+def _refined(name: str) -> tuple[str, int]:
+    """MODEL+30 -> MODEL, 30."""
+    match = None if Path(name).exists() else re.fullmatch(r"(.+)\+([1-9]\d*)", name)
+    return (match[1], int(match[2])) if match else (name, 0)
 
 
 def _label(name: str) -> str:

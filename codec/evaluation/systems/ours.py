@@ -26,27 +26,35 @@ CHECKPOINTS, STEPS = "checkpoints", "steps"
 class Ours:
     """A model. A recording is encoded once with all codebooks, and each setting decodes the first k of them; the time of
     encoding is that of all. Where the model's own search has a beam, which finds better codes when it knows of no more
-    than k codebooks, each setting is encoded on its own."""
+    than k codebooks, and where codes are refined, each setting is encoded on its own.
 
-    def __init__(self, source: str, name: str):
-        self.source, self.name = source, name
+    refine: steps of analysis by synthesis (`codec.refinement`)."""
+
+    def __init__(self, source: str, name: str, refine: int = 0):
+        self.model_source, self.name, self._refine = source, name, refine
         folder = Path(source)
         self.step = int(folder.name) if folder.parent.name == CHECKPOINTS and folder.name.isdecimal() else None
         self._loaded = self._last = None
+
+    @property
+    def source(self) -> str:
+        """What `systems.build` makes it of again."""
+        return f"{self.model_source}+{self._refine}" if self._refine else self.model_source
 
     @property
     def model(self):
         if self._loaded is None:
             from codec import hub
 
-            self._loaded = hub.load(self.source)
+            self._loaded = hub.load(self.model_source)
             self._loaded.decode(self._loaded.encode(np.zeros(self._loaded.sample_rate // 2, np.float32)))  # warm
         return self._loaded
 
     @property
     def key(self) -> str:
         spec, search = self.model.spec, self.model.quantizer.searched_by
-        return "-".join(filter(None, (spec.fingerprint, spec.decoder_fingerprint, search)))
+        refined = f"refined{self._refine}" if self._refine else ""
+        return "-".join(filter(None, (spec.fingerprint, spec.decoder_fingerprint, search, refined)))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -56,7 +64,7 @@ class Ours:
             prior = self.prior.id.hex() if self.prior else ""
         except ValueError:
             prior = "unreadable"
-        place = {} if self.step is None else {"run": Path(self.source).parent.parent.name, "step": self.step}
+        place = {} if self.step is None else {"run": Path(self.model_source).parent.parent.name, "step": self.step}
         return {"sizes": list(self.model.codebook_sizes), "frame_seconds": 1 / self.model.frame_rate, "prior": prior, **place}
 
     @cached_property
@@ -65,7 +73,7 @@ class Ours:
         from codec import hub
         from codec.entropy import FILE, Prior
 
-        path = hub.find(self.source) / FILE
+        path = hub.find(self.model_source) / FILE
         return Prior.load(path) if path.is_file() else None
 
     def missing(self) -> str:
@@ -77,10 +85,10 @@ class Ours:
     def code(self, sound: Sound, setting: Setting) -> Coded:
         model, k = self.model, int(setting.name.removeprefix("k="))
         encoding, decoding = Clock(), Clock()
-        count = k if model.quantizer.searched_by else model.quantizer.num_codebooks
+        count = k if model.quantizer.searched_by or self._refine else model.quantizer.num_codebooks
         if self._last is None or self._last[0] is not sound or self._last[1].codes.shape[1] != count:
             with encoding.running():
-                tokens = model.encode(sound.wav, sound.rate, num_codebooks=count)
+                tokens = model.encode(sound.wav, sound.rate, num_codebooks=count, refine=self._refine)
             self._last = sound, tokens, encoding.seconds
         _, tokens, seconds = self._last
         with decoding.running():
@@ -89,7 +97,7 @@ class Ours:
         return Coded(
             Sound(decoded, sound.rate), codes.shape[1] * model.quantizer.bits_per_frame(k), seconds, decoding.seconds,
             codes=codes[:k], sizes=tuple(model.codebook_sizes[:k]), frame_seconds=1 / model.frame_rate,
-            recode=lambda wav: model.encode(wav, sound.rate, num_codebooks=k).codes[0].numpy(),
+            recode=lambda wav: model.encode(wav, sound.rate, num_codebooks=k, refine=self._refine).codes[0].numpy(),
             blocks=lambda: (_bits_of_blocks(tokens.truncate(k), self.prior), _bits_of_blocks(tokens.truncate(k), None)),
         )
 

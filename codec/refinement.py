@@ -1,0 +1,171 @@
+"""Analysis by synthesis: an encoder that listens to what its codes decode to.
+
+An encoder gives its latents once. Here they are moved, step by step, against the gradient of a loss between recording and decoded
+audio, through the decoder and (straight through) the quantizer; of all codes met on the way the best ones are taken. Speech codecs have
+searched like this since CELP (Schroeder and Atal, 1985); with gradients through a neural decoder it is as in Yang, Bamler and
+Mandt, "Improving inference for neural image compression", 2020. Decoders know nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codec.coding import Encoding, run_over
+
+if TYPE_CHECKING:
+    from codec.model import Codec
+
+BLOCK, AHEAD = 4.0, 0.16  # seconds that are refined together, and behind them what is heard of them later
+SHORTEST = 4096  # samples that the losses are given at least
+RATE = 0.04  # of Adam at first, in RMS of the latents; it falls to 0 in a line
+BETAS = 0.8, 0.95
+COMMITMENT = 0.1  # weight of the latents' distance from their codes, in squares of their RMS
+LOSSES: tuple[Mapping[str, Any], ...] = (  # entries of `codec.training.losses.SpectralLosses`
+    {"name": "compressed_stft", "weight": 18.0, "options": {"exponent": 1, "complex_share": 0.33}},
+    {"name": "pesq", "weight": 3.5},
+    {"name": "stoi", "weight": 30.0},
+)
+
+
+class Refinement:
+    """Samples (B, 1, n) at the model's rate to refined codes (B, k, m), in blocks of four seconds: `push` what is there, then
+    `finish`. Codes depend on the audio alone, not on the sizes of its parts or on the other rows.
+
+    num_codebooks, beam  as in `Codec.encode`.
+    steps   of the descent. Each takes a forward and a backward pass of the decoder.
+    losses  that are to fall, `LOSSES` by default, which are for speech: entries of a recipe's `loss.spectral`.
+
+    Raises ValueError for fewer than 1 step, for a model whose decoder is not causal, and for one that decodes at another rate.
+    """
+
+    @torch.inference_mode(False)  # in which nothing could be differentiated
+    def __init__(
+        self, model: Codec, batch_size: int, num_codebooks: int, steps: int, beam: int | None = None,
+        losses: Sequence[Mapping[str, Any]] = LOSSES,
+    ):
+        check(model, steps)
+        from codec.training.losses import SpectralLosses
+
+        self._model, self._steps = model, steps
+        self._k, self._beam = num_codebooks, beam
+        self._losses = SpectralLosses(model.sample_rate, losses).to(model.device)
+        together = model.quantizer.frame_multiple
+        self._block, self._ahead = (max(1, round(s * model.frame_rate / together)) * together for s in (BLOCK, AHEAD))
+        self._encoder = run_over(model.encoder, model.frame_size, 1)
+        self._encoder.batch_size = batch_size
+        self._size, self._delay = model.frame_size, model.decoder.delay
+        self._arrived = 0  # samples
+        self._latents = torch.zeros(batch_size, model.config.dim, 0, device=model.device)  # not refined yet
+        self._wav = torch.zeros(batch_size, 1, self._delay, device=model.device)  # what they decode to, late by the delay
+        self._unheard = self._delay  # decoded samples from before the start of the signal
+        self._states: list[Any] = [None] * batch_size  # of the decoder, after the codes that are out
+
+    @torch.inference_mode(False)
+    def push(self, wav: Tensor) -> Tensor:
+        self._take(wav.clone(), last=False)
+        return self._ready(last=False)
+
+    @torch.inference_mode(False)
+    def finish(self, wav: Tensor | None = None) -> Tensor:
+        self._take(self._wav[..., :0] if wav is None else wav.clone(), last=True)
+        return self._ready(last=True)
+
+    @torch.no_grad()
+    def _take(self, wav: Tensor, last: bool) -> None:
+        self._arrived += wav.shape[2]
+        together = self._model.quantizer.frame_multiple
+        whole = F.pad(wav, (0, -self._arrived % (self._size * together) if last else 0))
+        own = wav if together == 1 else whole  # an encoder fills up a frame for itself, but not a group of frames
+        latents = torch.cat([self._latents, *(self._encoder.finish(own) if last else self._encoder.push(own))], 2)
+        late = F.pad(whole, (0, self._delay if last else 0))  # silence pushes the last samples out of the decoder
+        self._latents, self._wav = latents, torch.cat([self._wav, late], 2)
+
+    @torch.no_grad()
+    def _ready(self, last: bool) -> Tensor:
+        codes = [torch.zeros(len(self._states), self._k, 0, dtype=torch.int64, device=self._wav.device)]
+        while self._latents.shape[2] >= self._block + self._ahead:
+            codes.append(self._refine(self._block))
+        if last and self._latents.shape[2]:
+            codes.append(self._refine(self._latents.shape[2]))
+        return torch.cat(codes, 2)
+
+    def _refine(self, frames: int) -> Tensor:
+        """The codes (B, k, frames) of the first latents that are here, which then are no more."""
+        behind = self._latents[..., frames : frames + self._ahead]
+        if behind.shape[2]:
+            behind = self._quantized(behind)[1]
+        elif self._delay:
+            behind = self._latents.new_zeros(*self._latents.shape[:2], -(-self._delay // self._size))
+        heard = slice(self._unheard, min((frames + behind.shape[2]) * self._size, self._wav.shape[2]))
+        codes = []
+        for row, state in enumerate(self._states):
+            mine = slice(row, row + 1)
+            found, latents = self._descend(self._latents[mine, :, :frames], behind[mine], state, self._wav[mine], heard)
+            _, self._states[row] = self._model.decoder(latents, state)
+            codes.append(found)
+        self._latents = self._latents[..., frames:].clone()
+        self._wav, self._unheard = self._wav[..., frames * self._size :].clone(), 0
+        return torch.cat(codes)
+
+    def _descend(self, latents: Tensor, behind: Tensor, state: Any, target: Tensor, heard: slice) -> tuple[Tensor, Tensor]:
+        """The best codes (1, k, n) for latents (1, dim, n), and what they stand for."""
+        scale = latents.square().mean().sqrt().clamp_min(1e-6)
+        moved = latents.clone().requires_grad_()
+        adam = torch.optim.Adam([moved], lr=0.0, betas=BETAS)
+        target, best = self._cropped(target, heard), None
+        for step in range(self._steps + 1):
+            codes, quantized = self._quantized(moved)
+            with torch.enable_grad(), _recurrent(self._model.decoder):
+                through = moved + (quantized - moved).detach()
+                audio, _ = self._model.decoder(torch.cat([through, behind], 2), state)
+                loss = self._losses(self._cropped(audio, heard), target).total
+                if best is None or loss < best[0]:
+                    best = loss.detach(), codes, quantized
+                if step == self._steps:
+                    break
+                committed = (moved - quantized).square().mean() / scale**2
+                (moved.grad,) = torch.autograd.grad(loss + COMMITMENT * committed, moved)
+            adam.param_groups[0]["lr"] = float(RATE * scale) * (1 - step / self._steps)
+            adam.step()
+        return best[1:]
+
+    def _quantized(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        codes = self._model.quantizer.encode(latents.detach(), self._k, self._beam)
+        return codes, self._model.quantizer.decode(codes)
+
+    @staticmethod
+    def _cropped(wav: Tensor, heard: slice) -> Tensor:
+        wav = wav[..., heard]
+        return F.pad(wav, (0, max(0, SHORTEST - wav.shape[2])))
+
+
+def encoding(
+    model: Codec, batch_size: int, num_codebooks: int, beam: int | None = None, refine: int = 0
+) -> Encoding | Refinement:
+    """What turns samples into codes, with so many steps of refinement."""
+    if refine:
+        return Refinement(model, batch_size, num_codebooks, refine, beam)
+    return Encoding(model, batch_size, num_codebooks, beam)
+
+
+def check(model: Codec, steps: int) -> None:
+    """Raise ValueError where codes cannot be refined."""
+    name = model.config.name
+    if steps < 1:
+        raise ValueError(f"refine={steps}: give the number of steps, 30 for example, or leave it out")
+    if model.decoder.context is not None or model.decoder.window is not None:
+        raise ValueError(f"refine={steps}: the decoder of {name} looks at codes to come; only codes of causal decoders are refined")
+    if model.output_sample_rate != model.sample_rate:
+        raise ValueError(f"refine={steps}: {name} decodes to {model.output_sample_rate} Hz what it encoded at {model.sample_rate} Hz, "
+                         "so that the two cannot be compared")
+
+
+def _recurrent(decoder: nn.Module):
+    """Without cuDNN where there are recurrent layers, for which it has gradients in training only."""
+    found = any(isinstance(part, nn.RNNBase) for part in decoder.modules())
+    return torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not found)

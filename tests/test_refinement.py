@@ -1,0 +1,184 @@
+"""Analysis by synthesis: nearer to the recording, the same in files, batches and parts, and refused where it cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+from small_models import make_config, make_model, make_seanet_config
+
+import codec
+from codec.cli import main
+from codec.config import QuantizerConfig
+from codec.evaluation import systems
+from codec.evaluation.sound import Sound
+from codec.files import encode_file
+from codec.refinement import AHEAD, BLOCK, LOSSES, Refinement
+from codec.training.losses import SpectralLosses
+
+SPEECH = Path(__file__).parents[1] / "examples" / "speech.flac"
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def speech():
+    wav, rate = soundfile.read(SPEECH, dtype="float32", always_2d=True)
+    return torch.tensor(soxr.resample(wav[:, 0], rate, RATE))
+
+
+@pytest.fixture(scope="module")
+def noise():
+    """Five and a bit seconds: a block, and a last one that ends within a frame."""
+    generator = torch.Generator().manual_seed(0)
+    envelope = 0.2 + torch.sin(torch.arange(84_321) / 900) ** 2
+    return 0.1 * envelope * torch.randn(84_321, generator=generator)
+
+
+def far(decoded, wav):
+    decoded, wav = (torch.as_tensor(each).view(1, 1, -1) for each in (decoded, wav))
+    return SpectralLosses(RATE, LOSSES)(decoded, wav).total.item()
+
+
+def test_speech_comes_nearer(speech):
+    pesq, stoi = pytest.importorskip("pesq").pesq, pytest.importorskip("pystoi").stoi
+    model, wav = codec.load("speech-16k"), speech[: 4 * RATE]
+    plain, refined = (model.decode(model.encode(wav, num_codebooks=4, refine=steps)).flatten() for steps in (0, 12))
+    better, worse = ([pesq(RATE, wav.numpy(), d.numpy(), "wb"), stoi(wav.numpy(), d.numpy(), RATE)] for d in (refined, plain))
+    assert better[0] > worse[0] + 0.15 and better[1] > worse[1] + 0.02
+
+
+@pytest.mark.parametrize("seconds", [0.0001, 0.02, 0.5, 3.99, 5.2])
+def test_the_shape_of_codes_stays(tiny_model, noise, seconds):
+    wav = noise[: max(1, round(seconds * RATE))]
+    plain, refined = (tiny_model.encode(wav, refine=steps) for steps in (0, 3))
+    assert refined.codes.shape == plain.codes.shape and refined.num_samples == plain.num_samples
+
+
+@pytest.mark.parametrize("rate", [1e-3, 0.04, 100.0])
+def test_codes_are_never_farther(tiny_model, noise, rate, monkeypatch):
+    """However bad the steps are: the codes of before are among those that are chosen from."""
+    monkeypatch.setattr("codec.refinement.RATE", rate)
+    wav = noise[: round(3.99 * RATE)]
+    before, after = (far(tiny_model.decode(tiny_model.encode(wav, refine=steps)).flatten(), wav) for steps in (0, 3))
+    assert after <= before + 1e-5
+
+
+def test_more_steps_come_nearer(tiny_model, noise):
+    wav = noise[: 3 * RATE]
+    found = [far(tiny_model.decode(tiny_model.encode(wav, refine=steps)).flatten(), wav) for steps in (0, 3, 12)]
+    assert found[0] > found[1] > found[2]
+
+
+@pytest.mark.parametrize("name", ["tiny_model", "tiny_seanet"])
+def test_alone_in_a_batch_in_parts_and_from_a_file(name, request, noise, tmp_path):
+    model = request.getfixturevalue(name)
+    whole = model.encode(noise, refine=2).codes
+    assert (whole != model.encode(noise).codes).any()
+    short = noise[:30_001]
+    batch = torch.zeros(2, 1, len(noise))
+    batch[0, 0], batch[1, 0, : len(short)] = noise, short
+    both = model.encode(batch, lengths=[len(noise), len(short)], refine=2).codes
+    assert torch.equal(both[:1], whole)
+    alone = model.encode(short, refine=2).codes
+    assert torch.equal(both[1:, :, : alone.shape[2]], alone)
+
+    coding = Refinement(model, 1, model.num_codebooks, 2)
+    parts = [coding.push(part.view(1, 1, -1)) for part in noise[:80_000].split(model.frame_size * 50)]
+    joined = torch.cat([*parts, coding.finish(noise[80_000:].view(1, 1, -1))], 2)
+    assert joined.shape == whole.shape and (joined == whole).float().mean() > 0.99  # blocks of other shapes round otherwise
+    assert sum(part.shape[2] for part in parts) == round(BLOCK * model.frame_rate)
+
+    soundfile.write(tmp_path / "in.wav", noise.numpy(), RATE, subtype="FLOAT")
+    encode_file(model, tmp_path / "in.wav", tmp_path / "a.tok", refine=2)
+    assert torch.equal(codec.Tokens.load(tmp_path / "a.tok").codes, whole)
+
+
+def test_from_the_command_line(tiny_model, noise, tmp_path):
+    codec.save(tiny_model, tmp_path / "model")
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", noise[:RATE].numpy(), RATE, subtype="FLOAT")
+    options = ["--model", str(tmp_path / "model"), "--refine", "2"]
+    assert not main(["encode", str(tmp_path / "in" / "a.wav"), str(tmp_path / "a.tok"), *options])
+    assert not main(["encode", str(tmp_path / "in"), str(tmp_path / "out"), *options])
+    wanted = codec.load(tmp_path / "model").encode(noise[:RATE], refine=2).codes
+    for path in (tmp_path / "a.tok", tmp_path / "out" / "a.tok"):
+        assert torch.equal(codec.Tokens.load(path).codes, wanted)
+    assert (wanted != tiny_model.encode(noise[:RATE]).codes).any()
+
+
+def test_a_block_hears_what_its_last_codes_do_behind_it(tiny_model, noise):
+    """The end of a block that is not the last one is refined as well as its middle."""
+    first = round(BLOCK * tiny_model.frame_rate)
+    wav = noise[: round((BLOCK + AHEAD) * RATE)]
+    plain, refined = (tiny_model.encode(wav, refine=steps) for steps in (0, 4))
+    changed = (plain.codes != refined.codes).float().mean((0, 1))
+    assert changed[first - 8 : first].mean() > 0.5 * changed[: first - 8].mean() > 0
+
+
+def test_silence_stays_silence(speech):
+    model = codec.load("speech-16k")
+    wav = torch.cat([torch.zeros(2 * RATE), 0.3 * speech[: 2 * RATE]])
+    for one in (torch.zeros(RATE), wav):
+        decoded = model.decode(model.encode(one, refine=3)).flatten()
+        assert decoded[: round(0.9 * RATE)].square().mean().sqrt() < 10 ** (-70 / 20)
+
+
+def test_a_level_changes_little(tiny_model, noise):
+    wav = noise[: 2 * RATE]
+    for gain in (1e-3, 8.0):
+        decoded = tiny_model.decode(tiny_model.encode(gain * wav, refine=2)).flatten()
+        assert decoded.isfinite().all()
+
+
+def test_codes_that_are_held_for_several_frames(noise):
+    model = make_model(make_config(quantizer=QuantizerConfig("multiscale_rvq", 3, 32, {"strides": (4, 2, 1)})))
+    tokens = model.encode(noise, refine=2)
+    plain = model.encode(noise)
+    assert tokens.codes.shape == plain.codes.shape and (tokens.codes != plain.codes).any()
+    held = tokens.codes[0, 0].view(-1, 4)
+    assert (held == held[:, :1]).all()
+
+
+def test_it_leaves_no_gradients_behind_and_works_where_none_are_kept(noise):
+    model, wav = make_model(make_seanet_config()).requires_grad_(True), noise[:RATE]
+    codes = model.encode(wav, refine=2).codes
+    assert not codes.requires_grad and all(weight.grad is None for weight in model.parameters())
+    with torch.inference_mode():
+        assert torch.equal(model.encode(wav.clone(), refine=2).codes, codes)
+
+
+def test_refusals(tiny_model, noise, tmp_path):
+    with pytest.raises(ValueError, match="refine=-1: give the number of steps"):
+        tiny_model.encode(noise, refine=-1)
+    blind = make_model(make_config())
+    blind.decoder.context = 3
+    with pytest.raises(ValueError, match="only codes of causal decoders are refined"):
+        blind.encode(noise, refine=2)
+    soundfile.write(tmp_path / "in.wav", noise.numpy(), RATE)
+    with pytest.raises(ValueError, match="only codes of causal decoders are refined"):
+        encode_file(blind, tmp_path / "in.wav", tmp_path / "a.tok", refine=2)
+    assert not (tmp_path / "a.tok").exists()
+
+
+def test_a_sweep_refines_each_bitrate(tiny_model, noise, tmp_path):
+    codec.save(tiny_model, tmp_path / "tiny")
+    plain, refined = systems.build([str(tmp_path / "tiny"), str(tmp_path / "tiny") + "+8"])
+    assert refined.name == plain.name + "+8" and refined.key != plain.key
+    (again,) = systems.build([refined.source])
+    assert (again.name, again.key) == (refined.name, refined.key)
+    wav, model = noise[:RATE], plain.model
+    for setting in refined.settings(None):
+        k = int(setting.name.removeprefix("k="))
+        codes = refined.code(Sound(wav.numpy(), RATE), setting).codes
+        assert (codes == model.encode(wav, num_codebooks=k, refine=8).codes[0].numpy()).all()
+    assert (codes != model.encode(wav).codes[0].numpy()).any()  # of all codebooks
+
+
+def test_a_folder_may_be_named_so(tiny_model, tmp_path):
+    codec.save(tiny_model, tmp_path / "tiny+2")
+    (system,) = systems.build([str(tmp_path / "tiny+2")])
+    assert system.source == str(tmp_path / "tiny+2") and system.model.config.name == "tiny"
