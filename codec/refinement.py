@@ -82,8 +82,7 @@ class Refinement:
         whole = F.pad(wav, (0, -self._arrived % (self._size * together) if last else 0))
         own = wav if together == 1 else whole  # an encoder fills up a frame for itself, but not a group of frames
         latents = torch.cat([self._latents, *(self._encoder.finish(own) if last else self._encoder.push(own))], 2)
-        late = F.pad(whole, (0, self._delay if last else 0))  # silence pushes the last samples out of the decoder
-        self._latents, self._wav = latents, torch.cat([self._wav, late], 2)
+        self._latents, self._wav = latents, torch.cat([self._wav, whole], 2)
 
     @torch.no_grad()
     def _ready(self, last: bool) -> Tensor:
@@ -99,7 +98,7 @@ class Refinement:
         behind = self._latents[..., frames : frames + self._ahead]
         if behind.shape[2]:
             behind = self._quantized(behind)[1]
-        elif self._delay:
+        elif self._delay:  # silence pushes the last samples out of the decoder
             behind = self._latents.new_zeros(*self._latents.shape[:2], -(-self._delay // self._size))
         heard = slice(self._unheard, min((frames + behind.shape[2]) * self._size, self._wav.shape[2]))
         codes = []
