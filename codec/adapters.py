@@ -136,7 +136,7 @@ class AdaptedCodec(Codec):
     def encode_frames(
         self, wav: Tensor, num_codebooks: int, lengths: list[int] | None = None, beam: int | None = None, refine: int = 0
     ) -> Tensor:
-        """wav (B, 1, T) to codes (B, k, n), every row alone; rows that are shorter end in zeros. Nothing is refined: `codec.refinement.check`."""
+        """wav (B, 1, T) to codes (B, k, n), every row alone; rows that are shorter end in zeros."""
         rows = [row[None, :, :n] for row, n in zip(wav, lengths or [wav.shape[2]] * len(wav))]
         frames = -(-wav.shape[2] // self.frame_size)
         codes = torch.zeros(len(rows), num_codebooks, frames, dtype=torch.int64, device=wav.device)

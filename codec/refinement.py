@@ -9,6 +9,7 @@ Mandt, "Improving inference for neural image compression", 2020. Decoders know n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from codec.model import Codec
 
 BLOCK, AHEAD = 4.0, 0.16  # seconds that are refined together, and behind them what is heard of them later
-SHORTEST = 4096  # samples that the losses are given at least
+SHORTEST = 0.256  # seconds that the losses are given at least
 RATE = 0.04  # of Adam at first, in RMS of the latents; it falls to 0 in a line
 BETAS = 0.8, 0.95
 COMMITMENT = 0.1  # weight of the latents' distance from their codes, in squares of their RMS
+LEAST_RATE = 16_000  # Hz, of a model for the losses below
 LOSSES: tuple[Mapping[str, Any], ...] = (  # entries of `codec.training.losses.SpectralLosses`
     {"name": "compressed_stft", "weight": 18.0, "options": {"exponent": 1, "complex_share": 0.33}},
     {"name": "pesq", "weight": 3.5},
@@ -34,13 +36,13 @@ LOSSES: tuple[Mapping[str, Any], ...] = (  # entries of `codec.training.losses.S
 
 class Refinement:
     """Samples (B, 1, n) at the model's rate to refined codes (B, k, m), in blocks of four seconds: `push` what is there, then
-    `finish`. Codes depend on the audio alone, not on the sizes of its parts or on the other rows.
+    `finish`. Codes depend on the audio alone, not on the other rows, and on the sizes of its parts only as far as encoders round.
 
     num_codebooks, beam  as in `Codec.encode`.
     steps   of the descent. Each takes a forward and a backward pass of the decoder.
     losses  that are to fall, `LOSSES` by default, which are for speech: entries of a recipe's `loss.spectral`.
 
-    Raises ValueError for fewer than 1 step, for a model whose decoder is not causal, and for one that decodes at another rate.
+    Raises ValueError for fewer than 1 step and for a model that `check` refuses.
     """
 
     @torch.inference_mode(False)  # in which nothing could be differentiated
@@ -48,7 +50,7 @@ class Refinement:
         self, model: Codec, batch_size: int, num_codebooks: int, steps: int, beam: int | None = None,
         losses: Sequence[Mapping[str, Any]] = LOSSES,
     ):
-        check(model, steps)
+        check(model, steps, losses)
         from codec.training.losses import SpectralLosses
 
         self._model, self._steps = model, steps
@@ -62,6 +64,7 @@ class Refinement:
         self._arrived = 0  # samples
         self._latents = torch.zeros(batch_size, model.config.dim, 0, device=model.device)  # not refined yet
         self._wav = torch.zeros(batch_size, 1, self._delay, device=model.device)  # what they decode to, late by the delay
+        self._shortest = round(SHORTEST * model.sample_rate)
         self._unheard = self._delay  # decoded samples from before the start of the signal
         self._states: list[Any] = [None] * batch_size  # of the decoder, after the codes that are out
 
@@ -115,7 +118,7 @@ class Refinement:
         """The best codes (1, k, n) for latents (1, dim, n), and what they stand for."""
         scale = latents.square().mean().sqrt().clamp_min(1e-6)
         moved = latents.clone().requires_grad_()
-        adam = torch.optim.Adam([moved], lr=0.0, betas=BETAS)
+        slope, square = torch.zeros_like(moved), torch.zeros_like(moved)  # Adam's; torch's own brings its compiler along
         target, best = self._cropped(target, heard), None
         for step in range(self._steps + 1):
             codes, quantized = self._quantized(moved)
@@ -128,19 +131,19 @@ class Refinement:
                 if step == self._steps:
                     break
                 committed = (moved - quantized).square().mean() / scale**2
-                (moved.grad,) = torch.autograd.grad(loss + COMMITMENT * committed, moved)
-            adam.param_groups[0]["lr"] = float(RATE * scale) * (1 - step / self._steps)
-            adam.step()
+                (gradient,) = torch.autograd.grad(loss + COMMITMENT * committed, moved)
+            slope, square = slope.lerp(gradient, 1 - BETAS[0]), square.lerp(gradient.square(), 1 - BETAS[1])
+            direction = slope / (1 - BETAS[0] ** (step + 1)) / ((square / (1 - BETAS[1] ** (step + 1))).sqrt() + 1e-8)
+            moved -= RATE * scale * (1 - step / self._steps) * direction
         return best[1:]
 
     def _quantized(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         codes = self._model.quantizer.encode(latents.detach(), self._k, self._beam)
         return codes, self._model.quantizer.decode(codes)
 
-    @staticmethod
-    def _cropped(wav: Tensor, heard: slice) -> Tensor:
+    def _cropped(self, wav: Tensor, heard: slice) -> Tensor:
         wav = wav[..., heard]
-        return F.pad(wav, (0, max(0, SHORTEST - wav.shape[2])))
+        return F.pad(wav, (0, max(0, self._shortest - wav.shape[2])))
 
 
 def encoding(
@@ -152,19 +155,26 @@ def encoding(
     return Encoding(model, batch_size, num_codebooks, beam)
 
 
-def check(model: Codec, steps: int) -> None:
+def check(model: Codec, steps: int, losses: Sequence[Mapping[str, Any]] = LOSSES) -> None:
     """Raise ValueError where codes cannot be refined."""
-    name = model.config.name
-    if steps < 1:
+    name, instead = model.config.name, "leave it out, or take speech-16k"
+    if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"refine={steps}: give the number of steps, 30 for example, or leave it out")
     if model.decoder.context is not None or model.decoder.window is not None:
-        raise ValueError(f"refine={steps}: the decoder of {name} looks at codes to come; only codes of causal decoders are refined")
+        raise ValueError(f"refine={steps}: the decoder of {name} looks at codes to come, and only those of causal ones are refined: {instead}")
     if model.output_sample_rate != model.sample_rate:
-        raise ValueError(f"refine={steps}: {name} decodes to {model.output_sample_rate} Hz what it encoded at {model.sample_rate} Hz, "
-                         "so that the two cannot be compared")
+        raise ValueError(f"refine={steps}: {name} encodes at {model.sample_rate} Hz and decodes to {model.output_sample_rate} Hz, "
+                         f"which cannot be compared: {instead}")
+    if losses is LOSSES and model.sample_rate < LEAST_RATE:
+        raise ValueError(f"refine={steps}: its losses judge speech at {LEAST_RATE} Hz or more, and {name} has {model.sample_rate} Hz: "
+                         "leave it out, or give codec.refinement.Refinement other losses")
+    if any(weight.is_inference() for weight in model.decoder.parameters()):
+        raise ValueError(f"refine={steps}: {name} was loaded under torch.inference_mode(), where nothing has a gradient: load it outside")
 
 
-def _recurrent(decoder: nn.Module):
+def _recurrent(decoder: nn.Module) -> AbstractContextManager:
     """Without cuDNN where there are recurrent layers, for which it has gradients in training only."""
-    found = any(isinstance(part, nn.RNNBase) for part in decoder.modules())
-    return torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not found)
+    if not any(isinstance(part, nn.RNNBase) for part in decoder.modules()):
+        return nullcontext()
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(enabled=False, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=cudnn.allow_tf32)

@@ -39,6 +39,7 @@ def test_encode_and_decode_without_the_heavy_packages(tiny_config, tmp_path):
     wav = np.random.default_rng(0).uniform(-0.3, 0.3, (4410, 2))
     soundfile.write(tmp_path / "in.wav", wav, 44_100)
     run("encode", str(tmp_path / "in.wav"), str(tmp_path / "a.tok"), "--model", str(tmp_path / "model"))
+    run("encode", str(tmp_path / "in.wav"), str(tmp_path / "b.tok"), "--model", str(tmp_path / "model"), "--refine", "1")
     run("info", str(tmp_path / "a.tok"))
     run("decode", str(tmp_path / "a.tok"), str(tmp_path / "out.wav"), "--model", str(tmp_path / "model"))
     decoded, rate = soundfile.read(tmp_path / "out.wav")

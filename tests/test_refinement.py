@@ -138,11 +138,20 @@ def test_silence_stays_silence(speech):
         assert decoded[: round(0.9 * RATE)].square().mean().sqrt() < 10 ** (-70 / 20)
 
 
-def test_a_level_changes_little(tiny_model, noise):
-    wav = noise[: 2 * RATE]
-    for gain in (1e-3, 8.0):
-        decoded = tiny_model.decode(tiny_model.encode(gain * wav, refine=2)).flatten()
-        assert decoded.isfinite().all()
+@pytest.mark.parametrize("gain", [0.1, 30.0])
+def test_quiet_and_loud_recordings_come_nearer_too(tiny_model, noise, gain):
+    wav = gain * noise[: 2 * RATE]
+    before, after = (far(tiny_model.decode(tiny_model.encode(wav, refine=steps)).flatten(), wav) for steps in (0, 6))
+    assert after < before
+
+
+def test_the_beam_and_the_losses_are_those_asked_for(noise):
+    model, wav = make_model(make_config()), noise[: 2 * RATE].view(1, 1, -1)
+    codes = {beam: model.encode(wav, beam=beam, refine=2).codes for beam in (1, 4)}
+    assert (codes[1] != codes[4]).any()
+    by_waveform = Refinement(model, 1, 4, 6, losses=[{"name": "waveform"}]).finish(wav)
+    near = [(model.decode_frames(c)[..., : 2 * RATE] - wav).abs().mean() for c in (model.encode(wav).codes, by_waveform)]
+    assert near[1] < near[0] and (by_waveform != model.encode(wav, refine=6).codes).any()
 
 
 def test_codes_that_are_held_for_several_frames(noise):
@@ -162,17 +171,53 @@ def test_it_leaves_no_gradients_behind_and_works_where_none_are_kept(noise):
         assert torch.equal(model.encode(wav.clone(), refine=2).codes, codes)
 
 
-def test_refusals(tiny_model, noise, tmp_path):
-    with pytest.raises(ValueError, match="refine=-1: give the number of steps"):
-        tiny_model.encode(noise, refine=-1)
+def test_refusals(noise, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", noise[:RATE].numpy(), RATE)
+
+    def refused(model, words, refine=2):
+        with pytest.raises(ValueError, match=words):
+            model.encode(noise, refine=refine)
+        with pytest.raises(ValueError, match=words):
+            encode_file(model, tmp_path / "in" / "a.wav", tmp_path / "a.tok", refine=refine)
+        assert not (tmp_path / "a.tok").exists()
+
+    for steps in (-1, 2.5, "3"):
+        refused(make_model(make_config()), f"refine={steps}: give the number of steps", steps)
     blind = make_model(make_config())
     blind.decoder.context = 3
-    with pytest.raises(ValueError, match="only codes of causal decoders are refined"):
-        blind.encode(noise, refine=2)
-    soundfile.write(tmp_path / "in.wav", noise.numpy(), RATE)
-    with pytest.raises(ValueError, match="only codes of causal decoders are refined"):
-        encode_file(blind, tmp_path / "in.wav", tmp_path / "a.tok", refine=2)
-    assert not (tmp_path / "a.tok").exists()
+    refused(blind, "only those of causal ones are refined: leave it out")
+    refused(make_model(make_config(sample_rate=8000)), "at 16000 Hz or more, and tiny has 8000 Hz: leave it out")
+    refused(make_model(make_config(output_sample_rate=32_000)), "cannot be compared: leave it out")
+    with torch.inference_mode():
+        loaded = make_model(make_config())
+    refused(loaded, "load it outside")
+
+    codec.save(make_model(make_config(sample_rate=8000)), tmp_path / "slow")
+    for source, target in (("in", "out"), ("in/a.wav", "out.tok")):
+        assert main(["encode", str(tmp_path / source), str(tmp_path / target), "--model", str(tmp_path / "slow"), "--refine", "2"]) == 1
+        assert capsys.readouterr().err.count("16000 Hz or more") == 1 and not (tmp_path / target).exists()
+
+
+def test_a_folder_done_before_is_not_taken_for_refined(tiny_model, noise, tmp_path, capsys):
+    codec.save(tiny_model, tmp_path / "model")
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", noise[:RATE].numpy(), RATE)
+    command = ["encode", str(tmp_path / "in"), str(tmp_path / "out"), "--model", str(tmp_path / "model")]
+    assert not main(command) and not main(command)
+    assert "--refine" not in capsys.readouterr().err
+    assert not main([*command, "--refine", "2"])
+    assert "1 file done before, maybe without --refine" in capsys.readouterr().err
+
+
+def test_a_sweep_refuses_at_once(tmp_path):
+    codec.save(make_model(make_config(sample_rate=8000)), tmp_path / "slow")
+    (system,) = systems.build([str(tmp_path / "slow") + "+2"])
+    for _ in range(2):
+        with pytest.raises(ValueError, match="16000 Hz or more"):
+            system.settings(None)
+    with pytest.raises(systems.SystemsError, match="opus is none: leave out"):
+        systems.build(["opus+30"])
 
 
 def test_a_sweep_refines_each_bitrate(tiny_model, noise, tmp_path):

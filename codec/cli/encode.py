@@ -103,7 +103,12 @@ def _folder(args: argparse.Namespace) -> int:
     model.quantizer.check_beam(args.beam)
     if args.refine:
         check(model, args.refine)
-    losing = []
+    losing, kept = [], []
+
+    def is_done(job: Job) -> bool:
+        done = _is_done(job, spec, codebooks, prior)
+        kept.extend([job.target] * done)
+        return done
 
     def encode(job: Job) -> float:
         result = encode_file(model, job.source, job.target, codebooks, beam=args.beam, prior=prior, refine=args.refine)
@@ -111,7 +116,9 @@ def _folder(args: argparse.Namespace) -> int:
             losing.append(job.source)
         return result.seconds
 
-    code = run_jobs(jobs, failures, lambda job: _is_done(job, spec, codebooks, prior), encode, "encoded")
+    code = run_jobs(jobs, failures, is_done, encode, "encoded")
+    if kept and (args.refine or args.beam):
+        note(f"{count(len(kept), 'file')} done before, maybe without --refine or --beam, which files do not tell: remove those to be made again")
     if losing:
         others = " and others" if len(losing) > 1 else ""
         band = f"{model.sample_rate / 2000:g} kHz"

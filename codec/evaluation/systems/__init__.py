@@ -36,6 +36,8 @@ def build(names: Sequence[str], lyra: str = "") -> list[System]:
             found.append(BASELINES[name](lyra))
             continue
         model, refine = _refined(name)
+        if model in BASELINES:
+            raise SystemsError(f"{name}: codes of models are refined, and {model} is none: leave out +{refine}")
         folder, _, which = model.partition("@")
         if is_training(Path(folder)):
             chosen = checkpoints(Path(folder), [which] if which else [])

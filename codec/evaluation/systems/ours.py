@@ -44,10 +44,13 @@ class Ours:
     @property
     def model(self):
         if self._loaded is None:
-            from codec import hub
+            from codec import hub, refinement
 
-            self._loaded = hub.load(self.model_source)
-            self._loaded.decode(self._loaded.encode(np.zeros(self._loaded.sample_rate // 2, np.float32)))  # warm
+            loaded = hub.load(self.model_source)
+            if self._refine:
+                refinement.check(loaded, self._refine)
+            loaded.decode(loaded.encode(np.zeros(loaded.sample_rate // 2, np.float32), refine=min(1, self._refine)))  # warm
+            self._loaded = loaded
         return self._loaded
 
     @property
