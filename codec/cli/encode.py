@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beam", type=int, metavar="N", help="choices of codes to follow at once (1 in most models): "
                         "more is slower and nearer to the audio; decoders do not care")
     parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="analysis by synthesis: change the codes in so many "
-                        "steps until they sound nearer to the audio; 30 take about as long as the audio; for speech")
+                        "steps until they sound nearer to the audio; 30 take longer than the audio on one core; for speech")
     parser.add_argument("--entropy", action="store_true", help="fewer bytes for the same codes, by what the model's "
                         "prior.safetensors knows of them; decoders need it too")
     add_device(parser)
