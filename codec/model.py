@@ -225,7 +225,7 @@ class Codec(nn.Module):
                 quantizer's own number by default, 1 for most. More take longer and come nearer to the audio; any
                 decoder takes the tokens.
             refine: steps of analysis by synthesis (docs/refinement.md): codes are changed until what they decode to is nearer to
-                the recording. 30 take about as long as the audio on one core. For models with a causal decoder.
+                the recording. 30 take longer than the audio lasts, on one core. For models with a causal decoder, for speech.
 
         Returns tokens with codes (batch * channels, K, frames), frames = ceil(T / frame_size), in whole groups where codes are
         held for several frames.
