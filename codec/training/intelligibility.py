@@ -59,7 +59,7 @@ class STOI(Term):
         if self.extended:
             x, y = (_normalized(_normalized(each, -1), -2) for each in (x, y))
             return 1 - (x * y).sum((-2, -1)).mean() / SEGMENT
-        y = torch.minimum(y * (x.norm(dim=-1, keepdim=True) / (y.norm(dim=-1, keepdim=True) + EPS)), x * LARGEST)
+        y = torch.minimum(y * (x.norm(dim=-1, keepdim=True) / y.norm(dim=-1, keepdim=True).clamp_min(EPS)), x * LARGEST)
         return 1 - (_normalized(x, -1) * _normalized(y, -1)).sum(-1).mean()
 
     def _segments(self, power: Tensor, order: Tensor) -> Tensor:
@@ -72,4 +72,4 @@ class STOI(Term):
 def _normalized(x: Tensor, dim: int) -> Tensor:
     """Of mean 0 and norm 1 along dim."""
     x = x - x.mean(dim, keepdim=True)
-    return x / (x.norm(dim=dim, keepdim=True) + EPS)
+    return x / x.norm(dim=dim, keepdim=True).clamp_min(EPS)
