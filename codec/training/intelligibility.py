@@ -23,7 +23,7 @@ class STOI(Term):
     Taal, "An algorithm for predicting the intelligibility of speech masked by modulated noise maskers" (ESTOI), 2016. Magnitudes
     in 15 thirds of an octave from 150 Hz to 4.3 kHz, correlated over 384 ms; frames 40 dB below the loudest of the target are
     left out. Unlike there, nothing is resampled to 10 kHz and the silent frames are left out of the spectra instead of the
-    waveforms: over whole recordings it comes within 0.01. An item with less than 384 ms of speech is not judged.
+    waveforms: over whole recordings it comes within about 0.01. An item with less than 384 ms of speech is not judged.
 
     A model trained with it has a better STOI than its other figures say: judge it by those too.
 
