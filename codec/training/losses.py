@@ -12,18 +12,20 @@ shared between the terms that use the same one.
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from codec.audio.mel import mel_filters
 from codec.training.disturbance import PESQDisturbance
 from codec.training.intelligibility import STOI
 from codec.training.loss_term import Term
 from codec.training.pqmf import PQMF
 from codec.training.spectra import LEVEL, Pair, Spectrum
+
+MEL_FLOOR = 1e-8  # of the squared magnitude of a bin, as auraloss has it
 
 
 class Losses(NamedTuple):
@@ -146,7 +148,7 @@ class SubbandSTFT(MultiResolutionSTFT):
 
 
 class MultiScaleMel(Term):
-    """L1 distance of log mel magnitudes at several window sizes, by ``auraloss``.
+    """L1 distance of log mel magnitudes at several window sizes.
 
     Source: Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN" (DAC), 2023, who found several window
     sizes to keep transients that one size smears. The value is the mean of ``auraloss.freq.MelSTFTLoss(w_sc=0)`` at the
@@ -172,29 +174,23 @@ class MultiScaleMel(Term):
         super().__init__(n_ffts, hops)
         if len(n_ffts) != len(n_mels):
             raise ValueError(f"the mel loss needs one n_mels per n_fft, not {len(n_mels)} for {len(n_ffts)}")
-        auraloss = _auraloss()
-        try:
-            import librosa.filters  # noqa: F401  auraloss would only print a complaint, then fail on a missing name
-        except ImportError as error:
-            raise ImportError('the mel loss needs librosa: pip install "neural-codec-toolkit[train]"') from error
-        self.auraloss = nn.ModuleList()
-        for (n_fft, hop, window), bands in zip(self.resolutions, n_mels):
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Empty filters", UserWarning)  # ours says what to do
-                loss = auraloss.freq.MelSTFTLoss(sample_rate, n_fft, hop, window, w_sc=0.0, n_mels=bands)
-            held = loss.fb[0].sum(-1) > 0  # (bands,)
+        for number, (size, bands) in enumerate(zip(self.resolutions, n_mels)):
+            filters = torch.tensor(mel_filters(sample_rate, size.n_fft, bands), dtype=torch.float32)
+            held = filters.sum(1) > 0  # (bands,)
             if not held.any() or not (drop_empty or held.all()):
                 raise ValueError(
-                    f"{bands} mel bands are too many for windows of {n_fft}: some hold no bin; lower n_mels, "
+                    f"{bands} mel bands are too many for windows of {size.n_fft}: some hold no bin; lower n_mels, "
                     "or set drop_empty to leave those out"
                 )
-            loss.fb = loss.fb[:, held]
-            self.auraloss.append(loss)
+            self.register_buffer(f"filters_{number}", filters[held].T.contiguous(), persistent=False)  # (bins, bands)
 
     def forward(self, pair: Pair) -> Tensor:
-        pairs = zip(self.resolutions, self.auraloss)
-        values = [_auraloss_terms(pair, self.spectra(pair, size), loss) for size, loss in pairs]
-        return sum(values) / len(values)
+        total = torch.zeros((), device=pair.decoded.device)
+        for number, size in enumerate(self.resolutions):
+            filters = getattr(self, f"filters_{number}")
+            decoded, target = ((s.magnitude(MEL_FLOOR) @ filters).log() for s in self.spectra(pair, size))
+            total = total + (decoded - target).abs().mean()
+        return total / len(self.resolutions)
 
 
 class CompressedSTFT(Term):
@@ -271,9 +267,6 @@ def _auraloss_terms(pair: Pair, spectra: tuple[Spectrum, Spectrum], loss: nn.Mod
     """What ``loss`` (an ``auraloss.freq.STFTLoss``) computes, from shared spectra, with silent targets left out of its
     spectral convergence."""
     x, y = (spectrum.magnitude(loss.eps) for spectrum in spectra)  # (B, frames, bins)
-    if loss.scale == "mel":
-        bands = loss.fb[0].mT  # (bins, n_mels)
-        x, y = x @ bands, y @ bands
     total = torch.zeros((), device=x.device)
     if loss.w_sc and len(pair.audible):
         heard = (x, y) if len(pair.audible) == len(x) else (x[pair.audible], y[pair.audible])

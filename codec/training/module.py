@@ -259,10 +259,13 @@ class CodecTraining(lightning.LightningModule):
         checkpoint["balancer"] = self.balancer.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["state_dict"]
+        for name in [name for name in state if name.startswith("spectral.")]:  # filters, which earlier versions kept
+            del state[name]
         self.ema.load_state_dict(checkpoint["ema"])
         if "balancer" in checkpoint:
             self.balancer.load_state_dict(checkpoint["balancer"])
-        self.step = int(checkpoint["state_dict"]["steps_done"])
+        self.step = int(state["steps_done"])
         # For Lightning a run that ended by its steps or its time has finished its epoch; ours can always go on.
         checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"].update(processed=0, completed=0)
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from codec.audio.mel import mel_filters
 from codec.evaluation import metrics
 from codec.evaluation.edits import edits
 from codec.evaluation.metrics import Coded, MetricError, Options, Unjudged, frechet, people, pitch, tokens
-from codec.evaluation.metrics.signal import distance, magnitudes, mel_filters, si_sdr
+from codec.evaluation.metrics.signal import distance, magnitudes, si_sdr
 from codec.evaluation.sound import Sound, lag
 
 RATE = 16_000

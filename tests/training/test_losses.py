@@ -1,6 +1,5 @@
 """Reconstruction losses: auraloss' numbers, safe at silence, the same for quiet and loud speech."""
 
-import builtins
 import warnings
 
 import pytest
@@ -272,16 +271,3 @@ def test_shapes_and_short_crops_are_refused(losses):
     short(at_level(0)[..., :780], at_level(1)[..., :780])
     with pytest.raises(ValueError, match="768 samples are too few for a spectrum of 1536; train on longer crops"):
         short(at_level(0)[..., :768], at_level(1)[..., :768])
-
-
-def test_a_missing_librosa_names_the_extra(monkeypatch):
-    real_import = builtins.__import__
-
-    def no_librosa(name, *args, **kwargs):
-        if name.split(".")[0] == "librosa":
-            raise ModuleNotFoundError("No module named 'librosa'")
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", no_librosa)
-    with pytest.raises(ImportError, match=r'pip install "neural-codec-toolkit\[train\]"'):
-        SpectralLosses(16_000, [{"name": "mel"}])

@@ -7,8 +7,6 @@ import csv
 import pytest
 import torch
 
-pytest.importorskip("librosa", reason='the mel loss needs: pip install "neural-codec-toolkit[train]"')
-
 import codec
 import tiny_recipe as tiny
 from codec.config import ConfigError

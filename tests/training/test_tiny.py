@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 
-pytest.importorskip("librosa", reason='the mel loss needs: pip install "neural-codec-toolkit[train]"')
 pytestmark = pytest.mark.filterwarnings("ignore:a trial needs no teacher")
 
 import codec

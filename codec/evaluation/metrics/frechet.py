@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from codec.audio.mel import mel_filters
 from codec.evaluation.metrics.base import LOWER, Coded, Metric, MetricError, Options
-from codec.evaluation.metrics.signal import FLOOR, magnitudes, mel_filters
+from codec.evaluation.metrics.signal import FLOOR, magnitudes
 from codec.evaluation.sound import Sound
 
 Embedding = Callable[[np.ndarray, int], np.ndarray]  # samples (T,) and rate to (n, d)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from codec.audio.mel import mel_filters
 from codec.evaluation.metrics.base import HIGHER, LOWER, Coded, Metric, Options, Unjudged
 from codec.evaluation.sound import Sound
 
@@ -83,23 +84,3 @@ def magnitudes(wav: np.ndarray, window: int, hop: int = 0) -> np.ndarray:
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
     return np.abs(np.fft.rfft(frames * hann.astype(np.float32)))
-
-
-_FILTERS: dict[tuple[int, int, int], np.ndarray] = {}
-
-
-def mel_filters(rate: int, window: int, bands: int) -> np.ndarray:
-    """Triangles of unit area on Slaney's mel scale (linear to 1 kHz, logarithmic above), (bands, window // 2 + 1)."""
-    key = rate, window, bands
-    if key not in _FILTERS:
-        step = math.log(6.4) / 27
-        top = rate / 2
-        most = 15 + math.log(top / 1000) / step if top > 1000 else top * 3 / 200
-        mels = np.linspace(0, most, bands + 2)
-        edges = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(step * (mels - 15)))  # (bands + 2,) Hz
-        bins = np.arange(window // 2 + 1) * rate / window
-        rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-        falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
-        area = 2 / (edges[2:] - edges[:-2])
-        _FILTERS[key] = np.maximum(0, np.minimum(rising, falling)) * area[:, None]
-    return _FILTERS[key]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from codec.audio.mel import mel_filters
 from codec.evaluation.metrics.base import HIGHER, Coded, Metric, Options
-from codec.evaluation.metrics.signal import FLOOR, magnitudes, mel_filters
+from codec.evaluation.metrics.signal import FLOOR, magnitudes
 from codec.evaluation.sound import Sound
 
 HEARD = "heard"  # what is kept of each decoded recording
