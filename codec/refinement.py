@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BLOCK, AHEAD = 4.0, 0.16  # seconds that are refined together, and behind them what is heard of them later
 SHORTEST = 0.256  # seconds that the losses are given at least
-RATE = 0.04  # of Adam at first, in RMS of the latents; it falls to 0 in a line
+RATE = 0.08  # of Adam at first, in RMS of the latents; it falls to 0 in a line
 BETAS = 0.8, 0.95
 COMMITMENT = 0.1  # weight of the latents' distance from their codes, in squares of their RMS
 LEAST_RATE = 16_000  # Hz, of a model for the losses below
@@ -31,6 +31,7 @@ LOSSES: tuple[Mapping[str, Any], ...] = (  # entries of `codec.training.losses.S
     {"name": "compressed_stft", "weight": 18.0, "options": {"exponent": 1, "complex_share": 0.33}},
     {"name": "pesq", "weight": 3.5},
     {"name": "stoi", "weight": 30.0},
+    {"name": "mel", "weight": 15.0, "options": {"n_ffts": [512, 1024], "n_mels": [40, 80]}},
 )
 
 
