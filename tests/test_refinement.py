@@ -144,6 +144,12 @@ def test_quiet_and_loud_recordings_come_nearer_too(tiny_model, noise, gain):
     assert after < before
 
 
+@pytest.mark.parametrize("rate", [16_000, 22_050, 24_000, 32_000, 44_100, 48_000])
+def test_the_losses_take_the_rates_of_codecs(rate):
+    wav = 0.1 * torch.randn(2, 1, rate // 2, generator=torch.Generator().manual_seed(0))
+    assert SpectralLosses(rate, LOSSES)(wav[:1], wav[1:]).total > 0
+
+
 def test_the_beam_and_the_losses_are_those_asked_for(noise):
     model, wav = make_model(make_config()), noise[: 2 * RATE].view(1, 1, -1)
     codes = {beam: model.encode(wav, beam=beam, refine=2).codes for beam in (1, 4)}

@@ -1,10 +1,12 @@
 """Reconstruction losses: auraloss' numbers, safe at silence, the same for quiet and loud speech."""
 
+import math
 import warnings
 
 import pytest
 import torch
 
+from codec.training.callbacks import mel_distance
 from codec.training.losses import TERMS, SpectralLosses
 from codec.training.pqmf import PQMF
 from codec.training.spectra import FLOOR, LEVEL, OneSidedDFT, Spectrum
@@ -127,6 +129,12 @@ def test_mel_takes_dacs_sizes(rate, empty):
         expected = expected + (logs[0] - logs[1]).abs().mean() / 7
     assert dropped == empty
     torch.testing.assert_close(total.detach(), expected, rtol=1e-3, atol=0)
+
+
+def test_the_mel_distance_of_validation_is_auralosss():
+    decoded, target = at_level(1)[0], at_level(0)[0]
+    theirs = auraloss.freq.MelSTFTLoss(16_000, 1024, 256, 1024, w_sc=0.0, n_mels=80)(decoded[None], target[None]) / math.log(10)
+    torch.testing.assert_close(mel_distance(decoded[0], target[0], 16_000), theirs, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("samples", [6000, 6001, 6143])
