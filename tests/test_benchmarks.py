@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -90,10 +92,14 @@ def test_public_packages_that_are_missing_are_named(capsys, monkeypatch):
 # Performance
 
 
-def test_the_table_of_performance_is_measured(monkeypatch):
-    monkeypatch.setattr(performance, "STEPS", 20)
-    monkeypatch.setattr(performance, "REPEATS", 1)
-    found = performance.measure("speech-16k", "speech-16k", 1.0)
+def test_the_table_of_performance_is_measured():
+    """In a process of its own: in this one there may be memory enough from other tests."""
+    program = ("import json, performance; performance.STEPS, performance.REPEATS = 20, 1;"
+               "print(json.dumps(performance.measure('speech-16k', 'speech-16k', 1.0)))")
+    folder = Path(performance.__file__).parent
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
     assert found["encode"] > 1 and found["decode"] > 1 and found["memory"] > 1 and found["step"] == 20
     for side in ("encode_step", "decode_step"):
         assert 0 < found[side][0] <= found[side][1] <= found[side][2]
