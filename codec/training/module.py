@@ -30,6 +30,7 @@ from codec.training.encoder_teacher import give_teacher
 from codec.training.losses import SpectralLosses
 from codec.training.recipe import LossConfig, Recipe
 from codec.training.resampling import Resampling
+from codec.training.spectra import level_gain
 from codec.training.targets import Batch
 from discriminators.losses import discriminator_loss, feature_matching_loss, generator_loss
 
@@ -215,7 +216,11 @@ class CodecTraining(lightning.LightningModule):
         """The same random excerpt of both (B, 1, T): discriminators cost more than the codec."""
         length = min(real.shape[-1], self._judged_samples(self.recipe))
         start = int(torch.randint(0, real.shape[-1] - length + 1, ()))
-        return real[..., start : start + length], fake[..., start : start + length]
+        real, fake = real[..., start : start + length], fake[..., start : start + length]
+        if not self.recipe.adversary.normalize:
+            return real, fake
+        gain, _ = level_gain(real)
+        return gain * real, gain * fake
 
     @staticmethod
     def _judged_samples(recipe: Recipe) -> int:

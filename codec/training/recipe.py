@@ -81,13 +81,15 @@ class SemanticConfig:
 
 @dataclass(frozen=True)
 class AdversaryConfig:
-    """Discriminators and when they judge: from step `start` on, every `every` steps, on `crop_seconds` of each item."""
+    """Discriminators and when they judge: from step `start` on, every `every` steps, on `crop_seconds` of each item.
+    normalize: they hear every excerpt as loud as the others (by the gain of the reconstruction losses), so that quiet ones count, too."""
 
     discriminators: list = field(default_factory=list)
     kind: str = "hinge"
     start: int = 0
     every: int = 1
     crop_seconds: float = 0.5
+    normalize: bool = False
     learning_rate: float = 3e-4
 
 

@@ -12,6 +12,12 @@ LEVEL = 10 ** (-26 / 20)  # RMS that every target is brought to
 FLOOR = 10 ** (-50 / 20)  # RMS below which a target counts as silence
 
 
+def level_gain(target: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., T) -> the gain (..., 1) that brings it to ``LEVEL``, or silence as far as ``FLOOR`` would come, and where it is none."""
+    rms = target.square().mean(-1, keepdim=True).sqrt()
+    return LEVEL / rms.clamp_min(FLOOR), rms >= FLOOR
+
+
 class OneSidedDFT(torch.autograd.Function):
     """frames (..., n) -> real and imaginary parts (..., n // 2 + 1), each contiguous.
 
@@ -82,9 +88,8 @@ class Pair:
     @classmethod
     def at_level(cls, decoded: Tensor, target: Tensor) -> Pair:
         """Both multiplied by the gain that brings the target to ``LEVEL``."""
-        rms = target.square().mean(-1, keepdim=True).sqrt()  # (B, 1)
-        gain = LEVEL / rms.clamp_min(FLOOR)
-        return cls(decoded * gain, target * gain, (rms.squeeze(-1) >= FLOOR).nonzero().flatten())
+        gain, heard = level_gain(target)
+        return cls(decoded * gain, target * gain, heard.squeeze(-1).nonzero().flatten())
 
     def spectra(self, resolution: Resolution, window: Tensor) -> tuple[Spectrum, Spectrum]:
         """Spectra of decoded and target; window (n_fft,) is that of `resolution`."""

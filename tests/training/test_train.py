@@ -386,6 +386,31 @@ def test_a_crop_too_short_for_the_discriminators_is_said_at_the_start(data, tmp_
         CodecTraining(recipes.from_dict(values))
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_quiet_recordings_are_judged_at_the_level_of_the_others(data, tmp_path, monkeypatch, normalize):
+    from codec.training.spectra import LEVEL
+    from discriminators.base import DiscriminatorSet
+
+    heard, judge = [], DiscriminatorSet.judge
+
+    def listen(self, wav):
+        heard.append(wav.detach())
+        return judge(self, wav)
+
+    monkeypatch.setattr(DiscriminatorSet, "judge", listen)
+    values = tiny.recipe(data, tmp_path)
+    values["data"]["gain_db"] = [-30.0, -30.0]
+    values["adversary"] |= {"normalize": normalize, "start": 0, "every": 1}
+    run(values, steps=1)
+    real, fake, again, last = heard  # to learn from both, then to judge the codec
+    assert torch.equal(fake, again) and torch.equal(real, last)
+    levels = real.square().mean((1, 2)).sqrt()
+    if normalize:
+        torch.testing.assert_close(levels, torch.full_like(levels, LEVEL))
+    else:
+        assert (levels < LEVEL / 2).all()
+
+
 def test_command_line_errors_are_one_line(capsys, tmp_path):
     for arguments in (["speech_16k"], ["nothing_16k"], ["speech_16k", f"data.train={tmp_path}", f"run.out={tmp_path}"]):
         assert main(["train", *arguments]) == 1
