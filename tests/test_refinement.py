@@ -72,6 +72,21 @@ def test_more_steps_come_nearer(tiny_model, noise):
     assert found[0] > found[1] > found[2]
 
 
+def test_commitment_keeps_latents_near_their_codes(tiny_model, noise, monkeypatch):
+    distances, quantized = {}, Refinement._quantized
+
+    def measured(self, latents):
+        codes, found = quantized(self, latents)
+        distances[weight] = (latents - found).square().mean().item()  # of the last step in the end
+        return codes, found
+
+    monkeypatch.setattr(Refinement, "_quantized", measured)
+    for weight in (0.0, 1000.0):
+        monkeypatch.setattr("codec.refinement.COMMITMENT", weight)
+        tiny_model.encode(noise[:RATE], refine=8)
+    assert distances[1000.0] < 0.7 * distances[0.0]
+
+
 @pytest.mark.parametrize("name", ["tiny_model", "tiny_seanet"])
 def test_alone_in_a_batch_in_parts_and_from_a_file(name, request, noise, tmp_path):
     model = request.getfixturevalue(name)
