@@ -31,8 +31,9 @@ LOSSES: tuple[Mapping[str, Any], ...] = (  # entries of `codec.training.losses.S
     {"name": "compressed_stft", "weight": 18.0, "options": {"exponent": 1, "complex_share": 0.33}},
     {"name": "pesq", "weight": 3.5},
     {"name": "stoi", "weight": 30.0},
-    {"name": "mel", "weight": 15.0, "options": {"n_ffts": [512, 1024], "n_mels": [40, 80]}},
 )
+LEVELS = {"name": "mel", "weight": 15.0, "options": {"n_ffts": [512, 1024], "n_mels": [40, 80]}}  # too, of more bits than these:
+FEW_BITS = 2000  # a second, which are better spent on the others (docs/training-log.md)
 
 
 class Refinement:
@@ -41,7 +42,7 @@ class Refinement:
 
     num_codebooks, beam  as in `Codec.encode`.
     steps   of the descent. Each takes a forward and a backward pass of the decoder.
-    losses  that are to fall, `LOSSES` by default, which are for speech: entries of a recipe's `loss.spectral`.
+    losses  that are to fall, those of `losses_at` by default, which are for speech: entries of a recipe's `loss.spectral`.
 
     Raises ValueError for fewer than 1 step and for a model that `check` refuses.
     """
@@ -49,13 +50,14 @@ class Refinement:
     @torch.inference_mode(False)  # in which nothing could be differentiated
     def __init__(
         self, model: Codec, batch_size: int, num_codebooks: int, steps: int, beam: int | None = None,
-        losses: Sequence[Mapping[str, Any]] = LOSSES,
+        losses: Sequence[Mapping[str, Any]] | None = None,
     ):
         check(model, steps, losses)
         from codec.training.losses import SpectralLosses
 
         self._model, self._steps = model, steps
         self._k, self._beam = num_codebooks, beam
+        losses = losses_at(model.bitrate(num_codebooks)) if losses is None else losses
         self._losses = SpectralLosses(model.sample_rate, losses).to(model.device)
         together = model.quantizer.frame_multiple
         self._block, self._ahead = (max(1, round(s * model.frame_rate / together)) * together for s in (BLOCK, AHEAD))
@@ -156,7 +158,12 @@ def encoding(
     return Encoding(model, batch_size, num_codebooks, beam)
 
 
-def check(model: Codec, steps: int, losses: Sequence[Mapping[str, Any]] = LOSSES) -> None:
+def losses_at(bitrate: float) -> tuple[Mapping[str, Any], ...]:
+    """What refinement minds at so many bit/s."""
+    return (*LOSSES, LEVELS) if bitrate > FEW_BITS else LOSSES
+
+
+def check(model: Codec, steps: int, losses: Sequence[Mapping[str, Any]] | None = None) -> None:
     """Raise ValueError where codes cannot be refined."""
     name, instead = model.config.name, "leave it out, or take speech-16k"
     if not isinstance(steps, int) or steps < 1:
@@ -166,7 +173,7 @@ def check(model: Codec, steps: int, losses: Sequence[Mapping[str, Any]] = LOSSES
     if model.output_sample_rate != model.sample_rate:
         raise ValueError(f"refine={steps}: {name} encodes at {model.sample_rate} Hz and decodes to {model.output_sample_rate} Hz, "
                          f"which cannot be compared: {instead}")
-    if losses is LOSSES and model.sample_rate < LEAST_RATE:
+    if losses is None and model.sample_rate < LEAST_RATE:
         raise ValueError(f"refine={steps}: its losses judge speech at {LEAST_RATE} Hz or more, and {name} has {model.sample_rate} Hz: "
                          "leave it out, or give codec.refinement.Refinement other losses")
     if any(weight.is_inference() for weight in model.decoder.parameters()):

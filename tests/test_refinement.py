@@ -16,7 +16,7 @@ from codec.config import QuantizerConfig
 from codec.evaluation import systems
 from codec.evaluation.sound import Sound
 from codec.files import encode_file
-from codec.refinement import AHEAD, BLOCK, LOSSES, Refinement
+from codec.refinement import AHEAD, BLOCK, FEW_BITS, Refinement, losses_at
 from codec.training.losses import SpectralLosses
 
 SPEECH = Path(__file__).parents[1] / "examples" / "speech.flac"
@@ -37,9 +37,9 @@ def noise():
     return 0.1 * envelope * torch.randn(84_321, generator=generator)
 
 
-def far(decoded, wav):
+def far(decoded, wav, model):
     decoded, wav = (torch.as_tensor(each).view(1, 1, -1) for each in (decoded, wav))
-    return SpectralLosses(RATE, LOSSES)(decoded, wav).total.item()
+    return SpectralLosses(RATE, losses_at(model.bitrate()))(decoded, wav).total.item()
 
 
 def test_speech_comes_nearer(speech):
@@ -62,13 +62,13 @@ def test_codes_are_never_farther(speech, rate, monkeypatch):
     """However bad the steps are: the codes of before are among those that are chosen from."""
     monkeypatch.setattr("codec.refinement.RATE", rate)
     model, wav = codec.load("speech-16k"), speech[: 2 * RATE]
-    before, after = (far(model.decode(model.encode(wav, refine=steps)).flatten(), wav) for steps in (0, 2))
+    before, after = (far(model.decode(model.encode(wav, refine=steps)).flatten(), wav, model) for steps in (0, 2))
     assert after <= before + 1e-5
 
 
 def test_more_steps_come_nearer(tiny_model, noise):
     wav = noise[: 3 * RATE]
-    found = [far(tiny_model.decode(tiny_model.encode(wav, refine=steps)).flatten(), wav) for steps in (0, 3, 12)]
+    found = [far(tiny_model.decode(tiny_model.encode(wav, refine=steps)).flatten(), wav, tiny_model) for steps in (0, 3, 12)]
     assert found[0] > found[1] > found[2]
 
 
@@ -155,14 +155,14 @@ def test_silence_stays_silence(speech):
 @pytest.mark.parametrize("gain", [0.1, 30.0])
 def test_quiet_and_loud_recordings_come_nearer_too(tiny_model, noise, gain):
     wav = gain * noise[: 2 * RATE]
-    before, after = (far(tiny_model.decode(tiny_model.encode(wav, refine=steps)).flatten(), wav) for steps in (0, 6))
+    before, after = (far(tiny_model.decode(tiny_model.encode(wav, refine=steps)).flatten(), wav, tiny_model) for steps in (0, 6))
     assert after < before
 
 
 @pytest.mark.parametrize("rate", [16_000, 22_050, 24_000, 32_000, 44_100, 48_000])
 def test_the_losses_take_the_rates_of_codecs(rate):
     wav = 0.1 * torch.randn(2, 1, rate // 2, generator=torch.Generator().manual_seed(0))
-    assert SpectralLosses(rate, LOSSES)(wav[:1], wav[1:]).total > 0
+    assert SpectralLosses(rate, losses_at(4000))(wav[:1], wav[1:]).total > 0
 
 
 def test_the_beam_and_the_losses_are_those_asked_for(noise):
@@ -172,6 +172,16 @@ def test_the_beam_and_the_losses_are_those_asked_for(noise):
     by_waveform = Refinement(model, 1, 4, 6, losses=[{"name": "waveform"}]).finish(wav)
     near = [(model.decode_frames(c)[..., : 2 * RATE] - wav).abs().mean() for c in (model.encode(wav).codes, by_waveform)]
     assert near[1] < near[0] and (by_waveform != model.encode(wav, refine=6).codes).any()
+
+
+def test_levels_are_minded_where_there_are_bits_for_them(speech):
+    model, wav = codec.load("speech-16k"), speech[: RATE].view(1, 1, -1)
+    assert model.bitrate(4) == FEW_BITS < model.bitrate(6)
+    for k, names in ((4, ["compressed_stft", "pesq", "stoi"]), (6, ["compressed_stft", "pesq", "stoi", "mel"])):
+        assert [loss["name"] for loss in losses_at(model.bitrate(k))] == names
+        codes = Refinement(model, 1, k, 2).finish(wav)
+        assert torch.equal(codes, Refinement(model, 1, k, 2, losses=losses_at(model.bitrate(k))).finish(wav))
+        assert not torch.equal(codes, Refinement(model, 1, k, 2, losses=losses_at(5000 - model.bitrate(k))).finish(wav))
 
 
 def test_codes_that_are_held_for_several_frames(noise):
