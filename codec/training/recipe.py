@@ -82,7 +82,7 @@ class SemanticConfig:
 @dataclass(frozen=True)
 class AdversaryConfig:
     """Discriminators and when they judge: from step `start` on, every `every` steps, on `crop_seconds` of each item.
-    normalize: they hear every excerpt as loud as the others (by the gain of the reconstruction losses), so that quiet ones count, too."""
+    normalize: they hear every excerpt with the gain that the reconstruction losses give it, so that quiet ones count, too."""
 
     discriminators: list = field(default_factory=list)
     kind: str = "hinge"
