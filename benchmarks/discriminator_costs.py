@@ -1,8 +1,8 @@
 """What the discriminators cost: parameters, operations and CPU time, at our sizes and at the published ones.
 
-    python benchmarks/discriminator_costs.py [--names mpd,msstft] [--rate 16000] [--seconds 1] [--repeats 5] [--no-step]
+    python benchmarks/discriminator_costs.py [--names mpd,msstft] [--teacher FOLDER] [--rate 16000] [--seconds 1] [--repeats 5] [--no-step]
 
-Prints the tables of docs/discriminators.md. Times are those of the processor, one thread: another program beside it
+Prints the tables of docs/discriminators.md; "whisper" is there with --teacher, the folder of a Whisper. Times are those of the processor, one thread: another program beside it
 slows the clock on the wall, not this.
 """
 
@@ -39,12 +39,12 @@ class Entry:
     wav: Tensor
 
 
-def entries(names: list[str], rate: int, seconds: float) -> Iterator[Entry]:
-    """Every family at its defaults and as published; one that is published for a rate of its own has that."""
+def entries(names: list[str], rate: int, seconds: float, teacher: str = "") -> Iterator[Entry]:
+    """Every family at its defaults and as published; one that is published for a rate of its own has that. teacher: of "whisper"."""
     for name in names:
         for system, options in [("ours", {}), *FAMILIES[name].PUBLISHED.items()]:
             asks = "sample_rate" in inspect.signature(FAMILIES[name]).parameters
-            options = ({"sample_rate": rate} if asks else {}) | dict(options)
+            options = ({"sample_rate": rate} if asks else {}) | ({"teacher": teacher} if name == "whisper" else {}) | dict(options)
             own = options.get("sample_rate", rate)
             judge = discriminators.build(name, **options).requires_grad_(False)
             wav = 0.1 * torch.randn(1, 1, max(round(own * seconds), judge.min_samples))
@@ -137,16 +137,21 @@ def adversarial_step(judge: nn.Module, wav: Tensor, kind: str) -> None:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--names", default=",".join(discriminators.available()), help="of families (%(default)s)")
+    parser.add_argument("--names", help="of families (all; whisper with --teacher alone)")
+    parser.add_argument("--teacher", default="", help="folder of a Whisper, for whisper")
     parser.add_argument("--rate", type=int, default=16_000, help="of the audio, Hz (%(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of audio (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="of which the medians count (%(default)s)")
     parser.add_argument("--no-step", action="store_true", help="leave out the training step")
     args = parser.parse_args(argv)
-    unknown = [name for name in args.names.split(",") if name not in FAMILIES]
+    every = [name for name in discriminators.available() if name != "whisper" or args.teacher]
+    args.names = every if args.names is None else args.names.split(",")
+    unknown = [name for name in args.names if name not in FAMILIES]
     if unknown:
         known = ", ".join(discriminators.available())
         parser.error(f"no discriminator is called {', '.join(unknown)}; there is {known}")
+    if "whisper" in args.names and not args.teacher:
+        parser.error("whisper needs --teacher, the folder of a Whisper")
     if args.rate < 1 or args.repeats < 1 or not 0 < args.seconds < 3600:
         parser.error("--rate, --repeats and --seconds must be above 0")
     return args
@@ -158,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(0)
     print(f"{cpu_name()}, 1 thread, torch {torch.__version__}, {args.seconds:g} s of audio, medians of {args.repeats}")
     print()
-    print_forward(list(entries(args.names.split(","), args.rate, args.seconds)), args.repeats)
+    print_forward(list(entries(args.names, args.rate, args.seconds, args.teacher)), args.repeats)
     if not args.no_step:
         print()
         print_steps(args.seconds, args.repeats)

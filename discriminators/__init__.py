@@ -1,7 +1,7 @@
 """Discriminators for adversarial training: one interface, one file per family.
 
 Every discriminator maps ``wav (B, 1, T)`` float in [-1, 1] to a :class:`DiscriminatorOutput` with one entry per
-sub-discriminator. The package needs torch alone and knows nothing of the codec that it judges; the adversarial
+sub-discriminator. The package needs torch alone ("whisper" besides: transformers) and knows nothing of the codec that it judges; the adversarial
 objectives are in :mod:`discriminators.losses`.
 
     judge = discriminators.build("msstft", channels=16)

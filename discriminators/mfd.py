@@ -94,12 +94,12 @@ class MelDiscriminator(nn.Module):
             return torch.stack([mel, 0.8 + 0.2 * mel.log10()], dim=1).contiguous(memory_format=torch.channels_last)
 
 
-def mel_bands(bins: int, sample_rate: int) -> Tensor:
-    """(bins, bands): as many triangular bands of height 1 as bins, from 0 Hz to half the sample rate, equally wide in
+def mel_bands(bins: int, sample_rate: int, bands: int | None = None) -> Tensor:
+    """(bins, bands): triangular bands of height 1, as many as bins unless told, from 0 Hz to half the sample rate, equally wide in
     mels (2595 log10(1 + f / 700)) but to either side never narrower than the distance of two bins."""
     frequencies = torch.linspace(0, sample_rate / 2, bins, dtype=torch.float64)
     top = 2595 * math.log10(1 + sample_rate / 2 / 700)
-    edges = 700 * (10 ** (torch.linspace(0, top, bins + 2, dtype=torch.float64) / 2595) - 1)
+    edges = 700 * (10 ** (torch.linspace(0, top, (bands or bins) + 2, dtype=torch.float64) / 2595) - 1)
     centres = edges[1:-1]
     below = (centres - edges[:-2]).clamp_min(frequencies[1])
     above = (edges[2:] - centres).clamp_min(frequencies[1])

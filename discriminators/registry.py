@@ -7,20 +7,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from discriminators.base import Discriminator, DiscriminatorSet
+from discriminators.logmel import LogMelDiscriminator
 from discriminators.mfd import MultiFrequencyDiscriminator
 from discriminators.mpd import MultiPeriodDiscriminator
 from discriminators.mrd import MultiResolutionBandDiscriminator
 from discriminators.msd import MultiScaleDiscriminator
 from discriminators.mssbcqt import MultiScaleSubbandCQTDiscriminator
 from discriminators.msstft import MultiScaleSTFTDiscriminator
+from discriminators.whisper import WhisperDiscriminator
 
 FAMILIES: dict[str, type[Discriminator]] = {
+    "logmel": LogMelDiscriminator,
     "mfd": MultiFrequencyDiscriminator,
     "mpd": MultiPeriodDiscriminator,
     "mrd": MultiResolutionBandDiscriminator,
     "msd": MultiScaleDiscriminator,
     "mssbcqt": MultiScaleSubbandCQTDiscriminator,
     "msstft": MultiScaleSTFTDiscriminator,
+    "whisper": WhisperDiscriminator,
 }
 
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import discriminators
 from codec import hub
 from codec.backbones.fused import FusedEncoder
 from codec.config import ConfigError
@@ -27,6 +26,7 @@ from codec.semantic.heads import SemanticHeads
 from codec.training.balancer import Balancer
 from codec.training.ema import EMA
 from codec.training.encoder_teacher import give_teacher
+from codec.training.judges import build_judges
 from codec.training.losses import SpectralLosses
 from codec.training.recipe import LossConfig, Recipe
 from codec.training.resampling import Resampling
@@ -62,7 +62,7 @@ class CodecTraining(lightning.LightningModule):
             self.model.quantizer.requires_grad_(False)
         give_teacher(self.model.encoder, recipe.semantic.teacher, recipe.init)
         entries = recipe.adversary.discriminators
-        self.discriminator = discriminators.build_all(entries, rate) if entries else None
+        self.discriminator = build_judges(entries, rate)
         if entries and self._judged_samples(recipe) < self.discriminator.min_samples:
             raise ConfigError(f"adversary.crop_seconds={recipe.adversary.crop_seconds} is too short for these discriminators: "
                               f"they need {self.discriminator.min_samples} samples")

@@ -27,6 +27,7 @@ CODES, CODE_WIDTH = 64, 16
 # Options of discriminators; those of "msd" and "mfd" come in steps of 256 and 32.
 JUDGES = {
     "mpd": {"channels": 4, "max_channels": 16}, "mrd": {"channels": 4}, "msstft": {"channels": 4}, "mssbcqt": {"channels": 4},
+    "logmel": {"channels": 8}, "whisper": {"channels": 8},
     "msd": {"channels": 256}, "mfd": {"channels": 32},
 }
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import tiny_teachers
 import torch
 
 import discriminators
@@ -12,18 +13,29 @@ from discriminators.registry import FAMILIES
 
 # All judge 2000 samples.
 SMALL = {
+    "logmel": {"n_ffts": (512, 256), "hops": (128, 64), "bands": (32, 16), "channels": 16},
     "mfd": {"hops": (32, 64), "channels": (32, 64)},
     "mpd": {"channels": 4, "max_channels": 8},
     "mrd": {"n_ffts": (512, 256), "channels": 4},
     "msd": {"scales": 2},
     "mssbcqt": {"hops": (128, 64), "bins_per_octave": (6, 12), "octaves": 4, "f_min": 500.0, "channels": 4},
     "msstft": {"channels": 4},
+    "whisper": {"layers": (1, 2), "channels": 16},  # and a teacher, below
 }
+DEFAULT = {"whisper": {"layers": (1, 2)}}
 PUBLISHED = [(name, system) for name, family in FAMILIES.items() for system in family.PUBLISHED]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def teacher(tmp_path_factory):
+    """A tiny Whisper, which two layers have and 2 s."""
+    folder = tiny_teachers.save(tmp_path_factory.mktemp("teacher"), "whisper")
+    SMALL["whisper"]["teacher"] = DEFAULT["whisper"]["teacher"] = str(folder)
+    return folder
+
+
 def test_every_family_is_listed_and_tested():
-    assert discriminators.available() == sorted(SMALL) == ["mfd", "mpd", "mrd", "msd", "mssbcqt", "msstft"]
+    assert discriminators.available() == sorted(SMALL) == ["logmel", "mfd", "mpd", "mrd", "msd", "mssbcqt", "msstft", "whisper"]
 
 
 @pytest.mark.parametrize("name", discriminators.available())
@@ -39,7 +51,7 @@ def test_one_entry_per_sub_discriminator_for_any_length(name):
 
 @pytest.mark.parametrize("name", discriminators.available())
 def test_the_shortest_length_is_exact(name):
-    judge = discriminators.build(name)
+    judge = discriminators.build(name, **DEFAULT.get(name, {}))
     assert all(logits.numel() for logits in judge(torch.randn(1, 1, judge.min_samples)).logits)
     with pytest.raises(ValueError, match=f"give it at least {judge.min_samples}$"):
         judge(torch.randn(1, 1, judge.min_samples - 1))
@@ -218,6 +230,64 @@ def test_mfd_sees_a_tone_in_its_mel_band():
     assert silence[:, 1].min() > -0.001  # -80 dB: no band is empty
 
 
+def test_logmel_hears_levels_down_to_its_floor():
+    judge = discriminators.build("logmel", n_ffts=(512,), hops=(128,), bands=(40,)).judges[0]
+    for hertz in (500.0, 2000.0, 6000.0):
+        tone = torch.sin(2 * torch.pi * hertz / 16_000 * torch.arange(8000)).view(1, 1, -1)
+        loud, soft = (judge.levels(gain * tone)[0, :, 30] for gain in (0.5, 0.05))
+        band = int(loud.argmax())
+        assert band == soft.argmax() and (loud - soft)[band] == pytest.approx(1, abs=1e-3)  # 20 dB are 1
+        edges = 700 * (10 ** (torch.linspace(0, 2840.023, 42) / 2595) - 1)  # HTK mels to 8 kHz
+        assert edges[band] < hertz < edges[band + 2]
+    assert judge.levels(torch.zeros(1, 1, 8000)).unique().tolist() == [-3.5]  # -70 dB
+    near = judge.levels(10**-2.5 * torch.randn(1, 1, 8000, generator=torch.Generator().manual_seed(0)))
+    assert near.mean() > -3.3 and (judge.levels(1e-6 * torch.randn(1, 1, 8000)) + 3.5).abs().max() < 1e-3
+
+
+def test_whisper_hears_what_transformers_hears(teacher):
+    """States of two seconds, as many as the tiny one can hear, from the public encoder and feature extractor."""
+    from transformers import WhisperFeatureExtractor, WhisperModel
+
+    wav = 0.1 * torch.randn(2, 32_000, generator=torch.Generator().manual_seed(0))
+    features = WhisperFeatureExtractor(feature_size=20)([item.numpy() for item in wav], sampling_rate=16_000, return_tensors="pt",
+                                                        padding="max_length", max_length=32_000).input_features
+    reference = WhisperModel.from_pretrained(teacher).encoder.eval()
+    with torch.no_grad():
+        judge = discriminators.build("whisper", teacher=str(teacher), layers=(1, 2))
+        torch.testing.assert_close(judge.spectrum(wav[:, None]), features, rtol=1e-4, atol=1e-4)
+        first, second = judge.states(wav[:, None])
+        theirs = reference(features, output_hidden_states=True)
+    torch.testing.assert_close(first, theirs.hidden_states[1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(reference.layer_norm(second), theirs.last_hidden_state, rtol=1e-3, atol=1e-4)
+
+
+def test_whisper_is_heard_through_and_no_part_of_the_judge(teacher):
+    judge = discriminators.build("whisper", teacher=str(teacher), layers=(2,), channels=16)
+    judge.requires_grad_(True).train()
+    assert not any(weight.requires_grad for weight in judge._encoder[0].parameters()) and not judge._encoder[0].training
+    assert all(name.startswith("judges.0.") for name in judge.state_dict())
+    wav = (0.1 * torch.randn(1, 1, 1000)).requires_grad_()
+    judge(wav).logits[0].sum().backward()
+    assert wav.grad.abs().max() > 0
+
+
+def test_whisper_of_the_encoder_alone_is_the_same(teacher, tmp_path):
+    """As folders of teachers have it, without the decoder and without prefixes."""
+    from safetensors.torch import save_file
+    from transformers import WhisperModel
+
+    encoder = WhisperModel.from_pretrained(teacher).encoder
+    save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((teacher / "config.json").read_text())
+    wav = 0.1 * torch.randn(1, 1, 2000)
+    both = [discriminators.build("whisper", teacher=str(folder), layers=(1, 2)).states(wav) for folder in (teacher, tmp_path)]
+    for a, b in zip(*both):
+        torch.testing.assert_close(a, b)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="the weights in .* do not fit"):
+        discriminators.build("whisper", teacher=str(tmp_path), layers=(1, 2))
+
+
 def test_msd_scales_hear_the_average_at_half_rates():
     """A tone near half the sample rate is gone from the second scale, one far below it is not."""
     torch.manual_seed(0)
@@ -232,7 +302,16 @@ def test_msd_scales_hear_the_average_at_half_rates():
 @pytest.mark.parametrize(
     "call, says",
     [
-        (lambda: discriminators.build("nope"), "choose one of mfd, mpd, mrd, msd, mssbcqt, msstft"),
+        (lambda: discriminators.build("nope"), "choose one of logmel, mfd, mpd, mrd, msd, mssbcqt, msstft, whisper"),
+        (lambda: discriminators.build("logmel", hops=(64,)), "3 n_ffts have 1 hops and 3 bands; give one of each"),
+        (lambda: discriminators.build("logmel", floor_db=0), "give a number from -200 to below 0"),
+        (lambda: discriminators.build("logmel")(torch.zeros(1, 1, 512)), "at least 513"),
+        (lambda: discriminators.build("whisper"), "give a folder with the config.json and safetensors of Whisper"),
+        (lambda: discriminators.build("whisper", teacher="nowhere"), "teacher is 'nowhere'; give a folder"),
+        (lambda: discriminators.build("whisper", sample_rate=24_000), "it hears 16000 Hz, not 24000"),
+        (lambda: discriminators.build("whisper", **SMALL["whisper"] | {"layers": (3,)}), "has 2 layers; give numbers from 1 to that, not 3"),
+        (lambda: discriminators.build("whisper", **SMALL["whisper"] | {"layers": ()}), "give a list of whole numbers above 0"),
+        (lambda: discriminators.build("whisper", **SMALL["whisper"])(torch.zeros(1, 1, 32_001)), "give it at most 32000"),
         (lambda: discriminators.build("msd", channels=100), "multiple of 256"),
         (lambda: discriminators.build("msd", layout="wavegan"), "choose one of melgan, hifigan"),
         (lambda: discriminators.build("msd", scales=0), "scales is 0; give a whole number above 0"),
@@ -281,7 +360,8 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import discriminators, discriminators.losses
 for name in discriminators.available():
-    discriminators.build(name)(torch.zeros(1, 1, 2100))
+    if name != "whisper":  # which is a model of transformers
+        discriminators.build(name)(torch.zeros(1, 1, 2100))
 print([m for m in ("codec", "lightning", "torchaudio", "auraloss", "librosa", "scipy") if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

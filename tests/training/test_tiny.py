@@ -17,6 +17,7 @@ import codec
 import discriminators
 import quantizers
 import tiny_recipe as tiny
+import tiny_teachers
 from codec.cli import main
 from codec.config import ConfigError
 from codec.model import Codec
@@ -166,11 +167,13 @@ def test_every_quantizer_can_be_made_small(name, tmp_path):
     Codec(small)
 
 
-def test_every_discriminator_can_be_made_small():
+def test_every_discriminator_can_be_made_small(tmp_path):
     assert sorted(JUDGES) == discriminators.available()
+    whisper = {"teacher": str(tiny_teachers.save(tmp_path, "whisper")), "layers": [1]}
     for name, options in JUDGES.items():
         options = {"channels": [32] * 6} if name == "mfd" else options
-        small, big = discriminators.build(name, **options), discriminators.build(name)
+        own = whisper if name == "whisper" else {}
+        small, big = discriminators.build(name, **own, **options), discriminators.build(name, **own)
         assert sum(value.numel() for value in small.parameters()) <= sum(value.numel() for value in big.parameters())
 
 

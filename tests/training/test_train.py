@@ -21,6 +21,7 @@ from codec.config import ConfigError
 from codec.training import recipe as recipes
 from codec.training.run import train
 import tiny_recipe as tiny
+import tiny_teachers
 
 
 def run(values: dict, **schedule) -> dict:
@@ -384,6 +385,24 @@ def test_a_crop_too_short_for_the_discriminators_is_said_at_the_start(data, tmp_
     values["adversary"]["crop_seconds"] = 0.001
     with pytest.raises(ConfigError, match="adversary.crop_seconds"):
         CodecTraining(recipes.from_dict(values))
+
+
+def test_a_frozen_whisper_judges_and_stays_out_of_checkpoints(data, tmp_path):
+    teacher = tiny_teachers.save(tmp_path / "teacher", "whisper")
+    values = tiny.recipe(data, tmp_path / "a")
+    whisper = {"name": "whisper", "options": {"teacher": str(teacher), "layers": [1], "channels": 8}}
+    values["adversary"] |= {"discriminators": [whisper, {"name": "logmel", "options": {"channels": 8}}], "start": 1, "every": 1}
+    whole = run(values, steps=4)
+    judges = [name for name in whole["state_dict"] if name.startswith("discriminator.")]
+    assert judges and all(".judges." in name for name in judges)
+    values["run"]["out"] = str(tmp_path / "b")
+    run(values, steps=2)
+    assert_same(whole["state_dict"], run(values, steps=4)["state_dict"])  # gone on with, Whisper is found again
+
+    values["run"]["out"] = str(tmp_path / "c")
+    values["adversary"]["discriminators"][0]["options"]["teacher"] = "nobody/nothing-at-all/here"
+    with pytest.raises(ValueError, match="there is no folder nobody/nothing-at-all/here"):
+        run(values, steps=4)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
