@@ -24,15 +24,16 @@ class DiscriminatorOutput(NamedTuple):
 class Discriminator(nn.Module):
     """Base of the families: ``forward(wav)`` with wav (B, 1, T) gives a :class:`DiscriminatorOutput`.
 
-    A family sets ``min_samples`` (the shortest T that it can judge) and implements ``judge``. ``PUBLISHED`` has, by
+    A family sets ``min_samples`` (the shortest T that it can judge), ``max_samples`` where there is a longest, and implements ``judge``. ``PUBLISHED`` has, by
     system, the options that give the sizes of its paper; the defaults are smaller, for training on a CPU.
     """
 
     PUBLISHED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     min_samples: int = 1
+    max_samples: int | None = None
 
     def forward(self, wav: Tensor) -> DiscriminatorOutput:
-        """Judge wav (B, 1, T). Raises ValueError for another shape or for T below ``min_samples``."""
+        """Judge wav (B, 1, T). Raises ValueError for another shape or for T outside ``min_samples`` and ``max_samples``."""
         if wav.dim() != 3 or wav.shape[1] != 1:
             raise ValueError(
                 f"a discriminator takes wav of shape (B, 1, T), not {tuple(wav.shape)}; "
@@ -42,6 +43,8 @@ class Discriminator(nn.Module):
             raise ValueError(
                 f"{wav.shape[-1]} samples are too few for this discriminator; give it at least {self.min_samples}"
             )
+        if self.max_samples is not None and wav.shape[-1] > self.max_samples:
+            raise ValueError(f"{wav.shape[-1]} samples are too many for this discriminator; give it at most {self.max_samples}")
         return self.judge(wav)
 
     def judge(self, wav: Tensor) -> DiscriminatorOutput:
@@ -57,6 +60,7 @@ class DiscriminatorSet(Discriminator):
             raise ValueError("a DiscriminatorSet needs at least one discriminator")
         self.members = nn.ModuleList(members)
         self.min_samples = max(member.min_samples for member in members)
+        self.max_samples = min((member.max_samples for member in members if member.max_samples is not None), default=None)
 
     def judge(self, wav: Tensor) -> DiscriminatorOutput:
         logits, features = [], []

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from discriminators.base import Discriminator, DiscriminatorOutput, check_positive, judge_all
 from discriminators.mfd import mel_bands
+from discriminators.stft import check_windows
 from discriminators.temporal import TemporalJudge
 
 
@@ -28,7 +29,7 @@ class LogMelDiscriminator(Discriminator):
 
     In: wav (B, 1, T), T more than half of the longest window (it is reflected at its ends). Out, per resolution: logits
     (B, 1, T // hop + 1) and three maps (B, channels, T // hop + 1).
-    Cost: about 13 channels**2 + 5 bands channels multiply-adds per frame, forward.
+    Cost: about 10 channels**2 + 5 bands channels multiply-adds per frame and resolution, forward.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class LogMelDiscriminator(Discriminator):
         check_positive("logmel", n_ffts=n_ffts, hops=hops, bands=bands, channels=channels, sample_rate=sample_rate)
         if not len(n_ffts) == len(hops) == len(bands):
             raise ValueError(f"discriminator 'logmel': {len(n_ffts)} n_ffts have {len(hops)} hops and {len(bands)} bands; give one of each per window")
+        check_windows("logmel", n_ffts)
         if isinstance(floor_db, bool) or not isinstance(floor_db, (int, float)) or not -200 <= floor_db < 0:
             raise ValueError(f"discriminator 'logmel': floor_db is {floor_db!r}; give a number from -200 to below 0")
         sizes = zip(n_ffts, hops, bands)

@@ -46,8 +46,8 @@ def build(name: str, **options: Any) -> Discriminator:
         )
     for option, value in options.items():
         listed = isinstance(inspect.signature(family).parameters[option].default, tuple)
-        if listed and not isinstance(value, (list, tuple)):
-            raise ValueError(f"discriminator {name!r}: {option} is {value!r}; give a list")
+        if listed is not isinstance(value, (list, tuple)):
+            raise ValueError(f"discriminator {name!r}: {option} is {value!r}; give {'a list' if listed else 'one value'}")
     return family(**options)
 
 

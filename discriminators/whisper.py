@@ -31,7 +31,7 @@ class WhisperDiscriminator(Discriminator):
     Needs the package transformers. Whisper's weights are no parameters of this module: they are not trained, not in its state, and follow the
     device of the sound. It hears mel spectra at 16 kHz and no phase: put "msstft" or "mrd" beside it.
 
-    In: wav (B, 1, T) at 16 kHz, 400 samples to 30 s. Out, per layer: logits (B, 1, N) over N = ceil(T // 160 / 2) frames of 20 ms, and three
+    In: wav (B, 1, T) at 16 kHz, 400 samples to 30 s (``max_samples``). Out, per layer: logits (B, 1, N) over N = ceil(T // 160 / 2) frames of 20 ms, and three
     maps (B, channels, N). Raises ValueError for a folder or layers that cannot be judged on.
     """
 
@@ -41,17 +41,15 @@ class WhisperDiscriminator(Discriminator):
         super().__init__()
         check_positive("whisper", layers=layers, channels=channels)
         if sample_rate != RATE:
-            raise ValueError(f"discriminator 'whisper': it hears {RATE} Hz, not {sample_rate}; leave it out")
+            raise ValueError(f"discriminator 'whisper': it hears {RATE} Hz, not {sample_rate}; leave this discriminator out")
         encoder, filters = _load(teacher, max(layers))
         self._encoder = [encoder]  # in a list: no part of this module
-        self.layers, self.longest = tuple(layers), 2 * HOP * encoder.config.max_source_positions
+        self.layers, self.max_samples = tuple(layers), 2 * HOP * encoder.config.max_source_positions
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
         self.register_buffer("filters", filters, persistent=False)  # (201, bands)
         self.judges = nn.ModuleList(TemporalJudge(encoder.config.d_model, channels, first_kernel=1) for _ in layers)
 
     def judge(self, wav: Tensor) -> DiscriminatorOutput:
-        if wav.shape[-1] > self.longest:
-            raise ValueError(f"{wav.shape[-1]} samples are too many for Whisper; give it at most {self.longest}")
         states = self.states(wav)
         outputs = [judge(_normalized(states[layer - 1]).mT) for judge, layer in zip(self.judges, self.layers)]
         return DiscriminatorOutput([logits for logits, _ in outputs], [features for _, features in outputs])
@@ -85,7 +83,7 @@ def _normalized(states: Tensor) -> Tensor:
 
 def _load(teacher: str, depth: int) -> tuple[nn.Module, Tensor]:
     """The first `depth` layers of an encoder, frozen, and its mel filters (bins, bands)."""
-    if not teacher or not (Path(teacher) / "config.json").is_file():
+    if not isinstance(teacher, str) or not teacher or not (Path(teacher) / "config.json").is_file():
         raise ValueError(f"discriminator 'whisper': teacher is {teacher!r}; give a folder with the config.json and safetensors of Whisper")
     try:
         from safetensors import SafetensorError, safe_open
@@ -93,25 +91,26 @@ def _load(teacher: str, depth: int) -> tuple[nn.Module, Tensor]:
         from transformers.models.whisper.modeling_whisper import WhisperEncoder
     except ImportError:
         raise ValueError("discriminator 'whisper': Whisper is a model of another package: pip install transformers safetensors") from None
-    settings = json.loads((Path(teacher) / "config.json").read_text(encoding="utf-8"))
-    if settings.get("model_type") != "whisper":
-        raise ValueError(f"discriminator 'whisper': {teacher} holds a {settings.get('model_type')}; give a Whisper")
-    config = WhisperConfig(**settings | {"layerdrop": 0.0})
-    if depth > config.encoder_layers:
-        raise ValueError(f"discriminator 'whisper': {teacher} has {config.encoder_layers} layers; give numbers from 1 to that, not {depth}")
-    config.encoder_layers = depth
-    with torch.random.fork_rng(devices=[]):
-        encoder = WhisperEncoder(config)
-    wanted, state = encoder.state_dict(), {}
     try:
+        settings = dict(json.loads((Path(teacher) / "config.json").read_text(encoding="utf-8")))
+        kind, layers = settings["model_type"], settings["encoder_layers"]
+        if kind != "whisper":
+            raise ValueError(f"discriminator 'whisper': {teacher} holds a {kind}; give a Whisper")
+        if depth > layers:
+            raise ValueError(f"discriminator 'whisper': {teacher} has {layers} layers; give numbers from 1 to that, not {depth}")
+        with torch.random.fork_rng(devices=[]):
+            encoder = WhisperEncoder(WhisperConfig(**settings | {"layerdrop": 0.0, "encoder_layers": depth}))
+        wanted, state = encoder.state_dict(), {}
         for path in sorted(Path(teacher).glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 names = [name for name in file.keys() if not name.removeprefix("model.").startswith("decoder.")]
                 found = {name.removeprefix("model.").removeprefix("encoder."): name for name in names}
                 state |= {own: file.get_tensor(name) for own, name in found.items() if own in wanted}
         encoder.load_state_dict(state)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"discriminator 'whisper': the weights in {teacher} do not fit ({' '.join(str(error).split())[:200]}); "
-                         "write them again with save_pretrained") from None
-    filters = WhisperFeatureExtractor(feature_size=config.num_mel_bins).mel_filters
+    except (OSError, SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:
+        if str(error).startswith("discriminator"):
+            raise
+        raise ValueError(f"discriminator 'whisper': config.json or weights in {teacher} cannot be used "
+                         f"({' '.join(str(error).split())[:200]}); write them again with save_pretrained") from None
+    filters = WhisperFeatureExtractor(feature_size=encoder.config.num_mel_bins).mel_filters
     return encoder.float().eval().requires_grad_(False), torch.as_tensor(filters, dtype=torch.float32)

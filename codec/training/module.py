@@ -63,15 +63,23 @@ class CodecTraining(lightning.LightningModule):
         give_teacher(self.model.encoder, recipe.semantic.teacher, recipe.init)
         entries = recipe.adversary.discriminators
         self.discriminator = build_judges(entries, rate)
-        if entries and self._judged_samples(recipe) < self.discriminator.min_samples:
-            raise ConfigError(f"adversary.crop_seconds={recipe.adversary.crop_seconds} is too short for these discriminators: "
-                              f"they need {self.discriminator.min_samples} samples")
+        if entries:
+            self._check_excerpts(recipe)
         self.semantic = self._heads(widths)
         self.spectral = SpectralLosses(rate, recipe.loss.spectral)
         self.balancer = _balancer(recipe.loss, self.spectral.weights)
         self.ema = EMA(self.model, recipe.schedule.ema)
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
         self.step = 0
+
+    def _check_excerpts(self, recipe: Recipe) -> None:
+        judged, judge = self._judged_samples(recipe), self.discriminator
+        if judged < judge.min_samples:
+            raise ConfigError(f"adversary.crop_seconds={recipe.adversary.crop_seconds} is too short for these discriminators: "
+                              f"they need {judge.min_samples} samples")
+        if judge.max_samples is not None and judged > judge.max_samples:
+            raise ConfigError(f"adversary.crop_seconds={recipe.adversary.crop_seconds} is too long for these discriminators: "
+                              f"they take {judge.max_samples} samples")
 
     def _heads(self, widths: Sequence[int]) -> SemanticHeads | None:
         targets = self.recipe.semantic.entries()

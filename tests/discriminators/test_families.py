@@ -28,7 +28,8 @@ PUBLISHED = [(name, system) for name, family in FAMILIES.items() for system in f
 
 @pytest.fixture(scope="module", autouse=True)
 def teacher(tmp_path_factory):
-    """A tiny Whisper, which two layers have and 2 s."""
+    """A tiny Whisper of two layers, which hears 2 s."""
+    pytest.importorskip("transformers")
     folder = tiny_teachers.save(tmp_path_factory.mktemp("teacher"), "whisper")
     SMALL["whisper"]["teacher"] = DEFAULT["whisper"]["teacher"] = str(folder)
     return folder
@@ -249,6 +250,7 @@ def test_whisper_hears_what_transformers_hears(teacher):
     from transformers import WhisperFeatureExtractor, WhisperModel
 
     wav = 0.1 * torch.randn(2, 32_000, generator=torch.Generator().manual_seed(0))
+    wav[0, 16_000:] *= 1e-6  # more than 80 dB below the rest, of which no more is heard
     features = WhisperFeatureExtractor(feature_size=20)([item.numpy() for item in wav], sampling_rate=16_000, return_tensors="pt",
                                                         padding="max_length", max_length=32_000).input_features
     reference = WhisperModel.from_pretrained(teacher).encoder.eval()
@@ -271,6 +273,25 @@ def test_whisper_is_heard_through_and_no_part_of_the_judge(teacher):
     assert wav.grad.abs().max() > 0
 
 
+def test_whisper_judges_the_layers_that_were_asked_for(teacher):
+    torch.manual_seed(0)
+    wav, options = 0.1 * torch.randn(1, 1, 1000), {"teacher": str(teacher), "channels": 16}
+    both, first = (discriminators.build("whisper", layers=layers, **options) for layers in ((2, 1), (1,)))
+    first.judges[0].load_state_dict(both.judges[1].state_dict())
+    torch.testing.assert_close(both(wav).logits[1], first(wav).logits[0])
+    both.judges[0].load_state_dict(both.judges[1].state_dict())
+    upper, lower = both(wav).logits
+    assert (upper - lower).abs().max() > 1e-4  # random layers change little, but more than assert_close lets pass
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model_type": "whisper"}', '{"model_type": "hubert", "encoder_layers": 2}'])
+def test_a_folder_that_holds_no_whisper_is_refused(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match="save_pretrained$|give a Whisper$") as caught:
+        discriminators.build("whisper", teacher=str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 def test_whisper_of_the_encoder_alone_is_the_same(teacher, tmp_path):
     """As folders of teachers have it, without the decoder and without prefixes."""
     from safetensors.torch import save_file
@@ -284,7 +305,7 @@ def test_whisper_of_the_encoder_alone_is_the_same(teacher, tmp_path):
     for a, b in zip(*both):
         torch.testing.assert_close(a, b)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="the weights in .* do not fit"):
+    with pytest.raises(ValueError, match="weights in .* cannot be used .*save_pretrained"):
         discriminators.build("whisper", teacher=str(tmp_path), layers=(1, 2))
 
 
@@ -306,6 +327,9 @@ def test_msd_scales_hear_the_average_at_half_rates():
         (lambda: discriminators.build("logmel", hops=(64,)), "3 n_ffts have 1 hops and 3 bands; give one of each"),
         (lambda: discriminators.build("logmel", floor_db=0), "give a number from -200 to below 0"),
         (lambda: discriminators.build("logmel")(torch.zeros(1, 1, 512)), "at least 513"),
+        (lambda: discriminators.build("logmel", n_ffts=(1, 1, 1)), "give multiples of 4"),
+        (lambda: discriminators.build("logmel", channels=[8]), "give one value"),
+        (lambda: discriminators.build("whisper", teacher=5), "teacher is 5; give a folder"),
         (lambda: discriminators.build("whisper"), "give a folder with the config.json and safetensors of Whisper"),
         (lambda: discriminators.build("whisper", teacher="nowhere"), "teacher is 'nowhere'; give a folder"),
         (lambda: discriminators.build("whisper", sample_rate=24_000), "it hears 16000 Hz, not 24000"),

@@ -401,8 +401,23 @@ def test_a_frozen_whisper_judges_and_stays_out_of_checkpoints(data, tmp_path):
 
     values["run"]["out"] = str(tmp_path / "c")
     values["adversary"]["discriminators"][0]["options"]["teacher"] = "nobody/nothing-at-all/here"
-    with pytest.raises(ValueError, match="there is no folder nobody/nothing-at-all/here"):
+    with pytest.raises(ConfigError, match="^adversary.discriminators: there is no folder nobody/nothing-at-all/here"):
         run(values, steps=4)
+
+
+def test_whisper_without_its_package_or_with_long_excerpts_is_said_at_the_start(data, tmp_path, monkeypatch):
+    from codec.training.module import CodecTraining
+
+    values = tiny.recipe(data, tmp_path)
+    options = {"teacher": str(tiny_teachers.save(tmp_path / "teacher", "whisper")), "layers": [1], "channels": 8}
+    values["adversary"] |= {"discriminators": [{"name": "whisper", "options": options}], "crop_seconds": 2.5}
+    values["data"]["crop_seconds"] = 2.5  # it hears 2 s
+    with pytest.raises(ConfigError, match="adversary.crop_seconds=2.5 is too long for these discriminators: they take 32000 samples"):
+        CodecTraining(recipes.from_dict(values))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    options["teacher"] = "openai/whisper-base"
+    with pytest.raises(ConfigError, match=r'pip install "neural-codec-toolkit\[teachers\]"'):
+        CodecTraining(recipes.from_dict(values))
 
 
 @pytest.mark.parametrize("normalize", [True, False])
