@@ -40,6 +40,7 @@ def test_the_wheel_works_elsewhere(built, tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"codec", "quantizers", "discriminators"}
     assert {"codec/recipes/speech_16k.yaml", "codec/serving/page.html"} <= set(names)
+    assert {"codec/training/campplus.safetensors", "codec/training/campplus.LICENSE"} <= set(names)
     weights = {f"codec/pretrained/{path.parent.name}/{path.name}" for path in (ROOT / "codec/pretrained").glob("*/*")}
     assert weights <= set(names)
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")

@@ -23,6 +23,7 @@ from codec.training.disturbance import PESQDisturbance
 from codec.training.intelligibility import STOI
 from codec.training.loss_term import Term
 from codec.training.pqmf import PQMF
+from codec.training.speaker import Speaker
 from codec.training.spectra import LEVEL, Pair, Spectrum
 
 MEL_FLOOR = 1e-8  # of the squared magnitude of a bin, as auraloss has it
@@ -256,6 +257,7 @@ TERMS: dict[str, type[Term]] = {
     "waveform": WaveformL1,
     "pesq": PESQDisturbance,
     "stoi": STOI,
+    "speaker": Speaker,
 }
 
 

@@ -1,0 +1,87 @@
+"""How far the voice of decoded speech is from the target's, as a loss."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from codec.training.campplus import BANDS, CAMPPlus
+from codec.training.loss_term import Term
+from codec.training.resampling import Resampling
+from codec.training.spectra import OneSidedDFT, Pair
+
+WEIGHTS = Path(__file__).with_name("campplus.safetensors")
+RATE = 16_000  # Hz, of what the network hears
+WINDOW, HOP, N_FFT = 400, 160, 512  # of its spectra, in samples
+LOWEST, HIGHEST = 20.0, 8000.0  # Hz, of its mel bands
+PREEMPHASIS = 0.97
+STEP = 2.0**-15  # of 16-bit integers: what is softer than one of them is none
+SHORTEST = 0.3  # seconds; nobody is known by less
+
+
+class Speaker(Term):
+    """1 - cosine of the embeddings of decoded and target speech by CAM++: 0 for the same sound, about 0.9 for two strangers.
+
+    Source: the network, Wang et al., "CAM++", 2023 (https://arxiv.org/abs/2303.00332); speaker embeddings compared as a loss,
+    Casanova et al., "SC-GlowTTS", 2021 (https://arxiv.org/abs/2104.05557). The weights are those of
+    speech_campplus_sv_zh_en_16k-common_advanced by 3D-Speaker (Apache-2.0), in float16; they are frozen and in no checkpoint.
+    Silent targets and crops below 0.3 s are not judged.
+
+    A model that was trained with it is nearer to its target for other speaker encoders, too, but for this one above all: judge it by another.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        if sample_rate < RATE:
+            raise ValueError(f"the speaker loss hears up to 8 kHz and needs {RATE} Hz or more, not {sample_rate}; leave it out")
+        network = CAMPPlus()
+        network.load_state_dict(load_file(WEIGHTS))
+        self._network = [network.float().eval().requires_grad_(False)]  # in a list: no part of this module
+        self._known: tuple[Tensor, Tensor] | None = None  # the last target and its embeddings: refinement gives one many times
+        self.resample = Resampling(sample_rate, RATE)
+        self.shortest = round(SHORTEST * sample_rate)
+        self.register_buffer("window", torch.hann_window(WINDOW, periodic=False).pow(0.85), persistent=False)
+        self.register_buffer("bands", _kaldi_bands(), persistent=False)
+
+    def forward(self, pair: Pair) -> Tensor:
+        if not len(pair.audible) or pair.decoded.shape[-1] < self.shortest:
+            return pair.decoded.sum() * 0.0
+        decoded = self.embeddings(pair.decoded[pair.audible])
+        return 1 - F.cosine_similarity(decoded, self._targets(pair.target[pair.audible]), dim=-1).mean()
+
+    @torch.no_grad()
+    def _targets(self, wav: Tensor) -> Tensor:
+        if self._known is None or not torch.equal(self._known[0], wav):
+            self._known = wav, self.embeddings(wav)
+        return self._known[1]
+
+    def embeddings(self, wav: Tensor) -> Tensor:
+        """wav (B, T) -> (B, 192)."""
+        network = self._network[0].to(wav.device)
+        spectra = self.spectra(self.resample(wav.unsqueeze(1)).squeeze(1))
+        return network(spectra - spectra.mean(1, keepdim=True))
+
+    def spectra(self, wav: Tensor) -> Tensor:
+        """wav (B, T) at 16 kHz -> logarithms of mel powers (B, N, 80) as Kaldi computes them, with a floor."""
+        frames = wav.unfold(-1, WINDOW, HOP) / STEP  # (B, N, 400)
+        frames = frames - frames.mean(-1, keepdim=True)
+        frames = frames - PREEMPHASIS * torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
+        real, imag = OneSidedDFT.apply(F.pad(frames * self.window, (0, N_FFT - WINDOW)))
+        return ((real.square() + imag.square()) @ self.bands).clamp_min(1.0).log()
+
+
+def _kaldi_bands() -> Tensor:
+    """Triangles of height 1 on Kaldi's mel scale (257, 80): straight over mel, where those of `codec.audio.mel` are over Hz."""
+    edges = torch.linspace(_mel(LOWEST), _mel(HIGHEST), BANDS + 2)
+    low, centre, high = (edges[i : i + BANDS] for i in range(3))
+    mels = torch.tensor([_mel(i * RATE / N_FFT) for i in range(N_FFT // 2 + 1)]).unsqueeze(1)
+    return torch.minimum((mels - low) / (centre - low), (high - mels) / (high - centre)).clamp_min(0)
+
+
+def _mel(hertz: float) -> float:
+    return 1127 * math.log1p(hertz / 700)
