@@ -8,6 +8,7 @@ Mandt, "Improving inference for neural image compression", 2020. Decoders know n
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ LOSSES: tuple[Mapping[str, Any], ...] = (  # entries of `codec.training.losses.S
     {"name": "compressed_stft", "weight": 18.0, "options": {"exponent": 1, "complex_share": 0.33}},
     {"name": "pesq", "weight": 3.5},
     {"name": "stoi", "weight": 30.0},
+    {"name": "speaker", "weight": 5.0},
 )
 LEVELS = {"name": "mel", "weight": 15.0, "options": {"n_ffts": [512, 1024], "n_mels": [40, 80]}}  # too, of more bits than these:
 FEW_BITS = 2000  # a second, which are better spent on the others (docs/training-log.md)
@@ -161,6 +163,12 @@ def encoding(
 def losses_at(bitrate: float) -> tuple[Mapping[str, Any], ...]:
     """What refinement minds at so many bit/s."""
     return (*LOSSES, LEVELS) if bitrate > FEW_BITS else LOSSES
+
+
+def settings() -> str:
+    """What changes with the constants above, so that codes that were refined otherwise are not taken for the same."""
+    constants = BLOCK, AHEAD, SHORTEST, RATE, BETAS, COMMITMENT, LOSSES, LEVELS, FEW_BITS
+    return hashlib.sha256(repr(constants).encode()).hexdigest()[:8]
 
 
 def check(model: Codec, steps: int, losses: Sequence[Mapping[str, Any]] | None = None) -> None:

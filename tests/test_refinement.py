@@ -11,6 +11,7 @@ import torch
 from small_models import make_config, make_model, make_seanet_config
 
 import codec
+from codec import refinement
 from codec.cli import main
 from codec.config import QuantizerConfig
 from codec.evaluation import systems
@@ -48,6 +49,13 @@ def test_speech_comes_nearer(speech):
     plain, refined = (model.decode(model.encode(wav, num_codebooks=4, refine=steps)).flatten() for steps in (0, 12))
     better, worse = ([pesq(RATE, wav.numpy(), d.numpy(), "wb"), stoi(wav.numpy(), d.numpy(), RATE)] for d in (refined, plain))
     assert better[0] > worse[0] + 0.15 and better[1] > worse[1] + 0.02
+
+
+def test_the_voice_comes_nearer(speech):
+    model, wav = codec.load("speech-16k"), speech[: 4 * RATE]
+    plain, refined = (model.decode(model.encode(wav, num_codebooks=3, refine=steps)).view(1, 1, -1) for steps in (0, 12))
+    voice = SpectralLosses(RATE, [{"name": "speaker"}])
+    assert voice(refined, wav.view(1, 1, -1)).total < 0.7 * voice(plain, wav.view(1, 1, -1)).total
 
 
 @pytest.mark.parametrize("seconds", [0.0001, 0.02, 0.5, 3.99, 5.2])
@@ -177,7 +185,7 @@ def test_the_beam_and_the_losses_are_those_asked_for(noise):
 def test_levels_are_minded_where_there_are_bits_for_them(speech):
     model, wav = codec.load("speech-16k"), speech[: RATE].view(1, 1, -1)
     assert model.bitrate(4) == FEW_BITS < model.bitrate(6)
-    for k, names in ((4, ["compressed_stft", "pesq", "stoi"]), (6, ["compressed_stft", "pesq", "stoi", "mel"])):
+    for k, names in ((4, ["compressed_stft", "pesq", "stoi", "speaker"]), (6, ["compressed_stft", "pesq", "stoi", "speaker", "mel"])):
         assert [loss["name"] for loss in losses_at(model.bitrate(k))] == names
         codes = Refinement(model, 1, k, 2).finish(wav)
         assert torch.equal(codes, Refinement(model, 1, k, 2, losses=losses_at(model.bitrate(k))).finish(wav))
@@ -262,6 +270,14 @@ def test_a_sweep_refines_each_bitrate(tiny_model, noise, tmp_path):
         codes = refined.code(Sound(wav.numpy(), RATE), setting).codes
         assert (codes == model.encode(wav, num_codebooks=k, refine=8).codes[0].numpy()).all()
     assert (codes != model.encode(wav).codes[0].numpy()).any()  # of all codebooks
+
+
+def test_a_sweep_does_not_keep_what_was_refined_otherwise(tiny_model, tmp_path, monkeypatch):
+    codec.save(tiny_model, tmp_path / "tiny")
+    (refined,) = systems.build([str(tmp_path / "tiny") + "+8"])
+    before = refined.key
+    monkeypatch.setattr(refinement, "LOSSES", refinement.LOSSES[:-1])
+    assert refined.key != before
 
 
 def test_a_folder_may_be_named_so(tiny_model, tmp_path):

@@ -55,8 +55,10 @@ class Ours:
 
     @property
     def key(self) -> str:
+        from codec import refinement
+
         spec, search = self.model.spec, self.model.quantizer.searched_by
-        refined = f"refined{self._refine}" if self._refine else ""
+        refined = f"refined{self._refine}-{refinement.settings()}" if self._refine else ""
         return "-".join(filter(None, (spec.fingerprint, spec.decoder_fingerprint, search, refined)))
 
     @property
