@@ -22,6 +22,7 @@ from codec.coding import Encoding, run_over
 if TYPE_CHECKING:
     from codec.model import Codec
 
+VERSION = 1  # to be raised where a loss, its weights or the descent change otherwise than by the constants below
 BLOCK, AHEAD = 4.0, 0.16  # seconds that are refined together, and behind them what is heard of them later
 SHORTEST = 0.256  # seconds that the losses are given at least
 RATE = 0.08  # of Adam at first, in RMS of the latents; it falls to 0 in a line
@@ -166,8 +167,8 @@ def losses_at(bitrate: float) -> tuple[Mapping[str, Any], ...]:
 
 
 def settings() -> str:
-    """What changes with the constants above, so that codes that were refined otherwise are not taken for the same."""
-    constants = BLOCK, AHEAD, SHORTEST, RATE, BETAS, COMMITMENT, LOSSES, LEVELS, FEW_BITS
+    """What changes with VERSION and the constants above, so that codes that were refined otherwise are not taken for the same."""
+    constants = VERSION, BLOCK, AHEAD, SHORTEST, RATE, BETAS, COMMITMENT, LOSSES, LEVELS, FEW_BITS
     return hashlib.sha256(repr(constants).encode()).hexdigest()[:8]
 
 

@@ -36,7 +36,7 @@ def run(*arguments: str) -> None:
 
 def test_encode_and_decode_without_the_heavy_packages(tiny_config, tmp_path):
     codec.save(Codec(tiny_config), tmp_path / "model")
-    wav = np.random.default_rng(0).uniform(-0.3, 0.3, (4410, 2))
+    wav = np.random.default_rng(0).uniform(-0.3, 0.3, (17_640, 2))
     soundfile.write(tmp_path / "in.wav", wav, 44_100)
     run("encode", str(tmp_path / "in.wav"), str(tmp_path / "a.tok"), "--model", str(tmp_path / "model"))
     run("encode", str(tmp_path / "in.wav"), str(tmp_path / "b.tok"), "--model", str(tmp_path / "model"), "--refine", "1")

@@ -30,7 +30,8 @@ class Speaker(Term):
     Source: the network, Wang et al., "CAM++", 2023 (https://arxiv.org/abs/2303.00332); speaker embeddings compared as a loss,
     Casanova et al., "SC-GlowTTS", 2021 (https://arxiv.org/abs/2104.05557). The weights are those of
     speech_campplus_sv_zh_en_16k-common_advanced by 3D-Speaker (Apache-2.0), in float16; they are frozen and in no checkpoint.
-    Silent targets and crops below 0.3 s are not judged.
+    Silent targets and crops below 0.3 s are not judged. Its gradient at the audio is several times those of the other losses, most of it
+    in pauses: where shares of the adversary are relative to the reconstruction's (`balance: reference`), lower them.
 
     A model that was trained with it is nearer to its target for other speaker encoders, too, but for this one above all: judge it by another.
     """
@@ -39,9 +40,11 @@ class Speaker(Term):
         super().__init__()
         if sample_rate < RATE:
             raise ValueError(f"the speaker loss hears up to 8 kHz and needs {RATE} Hz or more, not {sample_rate}; leave it out")
-        network = CAMPPlus()
-        network.load_state_dict(load_file(WEIGHTS))
-        self._network = [network.float().eval().requires_grad_(False)]  # in a list: no part of this module
+        with torch.device("meta"):  # random weights would be drawn for nothing, and move the caller's generator
+            network = CAMPPlus()
+        state = {name: value.float() if value.is_floating_point() else value for name, value in load_file(WEIGHTS).items()}
+        network.load_state_dict(state, assign=True)
+        self._network = [network.eval().requires_grad_(False)]  # in a list: no part of this module
         self._known: tuple[Tensor, Tensor] | None = None  # the last target and its embeddings: refinement gives one many times
         self.resample = Resampling(sample_rate, RATE)
         self.shortest = round(SHORTEST * sample_rate)
@@ -56,14 +59,15 @@ class Speaker(Term):
 
     @torch.no_grad()
     def _targets(self, wav: Tensor) -> Tensor:
-        if self._known is None or not torch.equal(self._known[0], wav):
-            self._known = wav, self.embeddings(wav)
-        return self._known[1]
+        known = self._known
+        if known is None or known[0].device != wav.device or not torch.equal(known[0], wav):
+            known = self._known = wav, self.embeddings(wav)
+        return known[1]
 
     def embeddings(self, wav: Tensor) -> Tensor:
         """wav (B, T) -> (B, 192)."""
-        network = self._network[0].to(wav.device)
         spectra = self.spectra(self.resample(wav.unsqueeze(1)).squeeze(1))
+        network = self._network[0].to(spectra)  # its device and dtype
         return network(spectra - spectra.mean(1, keepdim=True))
 
     def spectra(self, wav: Tensor) -> Tensor:
