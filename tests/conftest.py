@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import soundfile
+import soxr
 import torch
 from small_models import make_config, make_fused_config, make_model, make_seanet_config
 
 from codec.config import CodecConfig
+
+SPEECH = Path(__file__).parents[1] / "examples" / "speech.flac"
 
 torch.set_num_threads(1)
 
@@ -21,6 +27,13 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def speech() -> torch.Tensor:
+    """The example (T,) at 16 kHz. Shared: do not change it."""
+    wav, rate = soundfile.read(SPEECH, dtype="float32", always_2d=True)
+    return torch.tensor(soxr.resample(wav[:, 0], rate, 16_000))
 
 
 @pytest.fixture(scope="session")

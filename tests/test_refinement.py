@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import soundfile
-import soxr
 import torch
 from small_models import make_config, make_model, make_seanet_config
 
@@ -20,14 +17,7 @@ from codec.files import encode_file
 from codec.refinement import AHEAD, BLOCK, FEW_BITS, Refinement, losses_at
 from codec.training.losses import SpectralLosses
 
-SPEECH = Path(__file__).parents[1] / "examples" / "speech.flac"
 RATE = 16_000
-
-
-@pytest.fixture(scope="module")
-def speech():
-    wav, rate = soundfile.read(SPEECH, dtype="float32", always_2d=True)
-    return torch.tensor(soxr.resample(wav[:, 0], rate, RATE))
 
 
 @pytest.fixture(scope="module")

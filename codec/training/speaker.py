@@ -33,7 +33,8 @@ class Speaker(Term):
     Silent targets and crops below 0.3 s are not judged. Its gradient at the audio is several times those of the other losses, most of it
     in pauses: where shares of the adversary are relative to the reconstruction's (`balance: reference`), lower them.
 
-    A model that was trained with it is nearer to its target for other speaker encoders, too, but for this one above all: judge it by another.
+    What was trained or refined with it is nearer to its target for ECAPA, too (docs/training-log.md), but for this network above all: judge
+    it by another.
     """
 
     def __init__(self, sample_rate: int) -> None:

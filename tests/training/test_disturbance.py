@@ -1,23 +1,14 @@
 """The PESQ loss: the score of the `pesq` package to about a tenth, safe gradients, at any rate from 16 kHz."""
 
 import math
-from pathlib import Path
 
 import pytest
-import soundfile
 import soxr
 import torch
 
 import codec
 from codec.training.losses import SpectralLosses
 
-SPEECH = Path(__file__).parents[2] / "examples" / "speech.flac"
-
-
-@pytest.fixture(scope="module")
-def speech():
-    wav, rate = soundfile.read(SPEECH, dtype="float32", always_2d=True)
-    return torch.tensor(soxr.resample(wav[:, 0], rate, 16_000))
 
 
 def loss(decoded, target, rate=16_000):

@@ -1,22 +1,12 @@
 """The STOI loss: the scores of the `pystoi` package to about a hundredth, safe gradients, at any rate from 10 kHz."""
 
-from pathlib import Path
-
 import pytest
-import soundfile
 import soxr
 import torch
 
 import codec
 from codec.training.losses import SpectralLosses
 
-SPEECH = Path(__file__).parents[2] / "examples" / "speech.flac"
-
-
-@pytest.fixture(scope="module")
-def speech():
-    wav, rate = soundfile.read(SPEECH, dtype="float32", always_2d=True)
-    return torch.tensor(soxr.resample(wav[:, 0], rate, 16_000))
 
 
 def loss(decoded, target, rate=16_000, extended=False):

@@ -1,16 +1,12 @@
 """The speaker loss: the embeddings of 3D-Speaker's own CAM++, small for the same voice, safe gradients, at any rate from 16 kHz."""
 
-from pathlib import Path
-
 import pytest
-import soundfile
 import soxr
 import torch
 
 from codec.training.losses import SpectralLosses
 from codec.training.speaker import Speaker
 
-SPEECH = Path(__file__).parents[2] / "examples" / "speech.flac"
 RATE = 16_000
 # Hundredths of the embedding of the example's last five seconds by CAMPPlus of speakerlab 0.0.6 (3D-Speaker) with the weights in
 # float32, from Kaldi's spectra without a floor. Masks of 500 frames instead of 100 would come to a cosine of 0.9975.
@@ -23,12 +19,6 @@ THEIRS = torch.tensor([
     7, -4, -8, -26, 2, 71, 64, -12, 61, -38, -76, 0, 6, 54, -11, 16, 27, -11, -37, 119, -34, -23, -29, 67, 17, -6, -10, 14, -15,
     85, 62, -60, 42, -5, -9, -44, -33, -45, 133, 10, -10, 20, 19, 26, 43, -21, -7, -2, 36, 2, -33, 6,
 ]) / 100
-
-
-@pytest.fixture(scope="module")
-def speech():
-    wav, rate = soundfile.read(SPEECH, dtype="float32", always_2d=True)
-    return torch.tensor(soxr.resample(wav[:, 0], rate, RATE))
 
 
 @pytest.fixture(scope="module")
