@@ -33,10 +33,8 @@ LOSSES: tuple[Mapping[str, Any], ...] = (  # entries of `codec.training.losses.S
     {"name": "compressed_stft", "weight": 18.0, "options": {"exponent": 1, "complex_share": 0.33}},
     {"name": "pesq", "weight": 3.5},
     {"name": "stoi", "weight": 30.0},
-    {"name": "speaker", "weight": 5.0},
+    {"name": "speaker", "weight": 7.0, "options": {"features": 2.0}},
 )
-LEVELS = {"name": "mel", "weight": 15.0, "options": {"n_ffts": [512, 1024], "n_mels": [40, 80]}}  # too, of more bits than these:
-FEW_BITS = 2000  # a second, which are better spent on the others (docs/training-log.md)
 
 
 class Refinement:
@@ -45,7 +43,7 @@ class Refinement:
 
     num_codebooks, beam  as in `Codec.encode`.
     steps   of the descent. Each takes a forward and a backward pass of the decoder.
-    losses  that are to fall, those of `losses_at` by default, which are for speech: entries of a recipe's `loss.spectral`.
+    losses  that are to fall, `LOSSES` by default, which are for speech: entries of a recipe's `loss.spectral`.
 
     Raises ValueError for fewer than 1 step and for a model that `check` refuses.
     """
@@ -60,8 +58,7 @@ class Refinement:
 
         self._model, self._steps = model, steps
         self._k, self._beam = num_codebooks, beam
-        losses = losses_at(model.bitrate(num_codebooks)) if losses is None else losses
-        self._losses = SpectralLosses(model.sample_rate, losses).to(model.device)
+        self._losses = SpectralLosses(model.sample_rate, LOSSES if losses is None else losses).to(model.device)
         together = model.quantizer.frame_multiple
         self._block, self._ahead = (max(1, round(s * model.frame_rate / together)) * together for s in (BLOCK, AHEAD))
         self._encoder = run_over(model.encoder, model.frame_size, 1)
@@ -161,14 +158,9 @@ def encoding(
     return Encoding(model, batch_size, num_codebooks, beam)
 
 
-def losses_at(bitrate: float) -> tuple[Mapping[str, Any], ...]:
-    """What refinement minds at so many bit/s."""
-    return (*LOSSES, LEVELS) if bitrate > FEW_BITS else LOSSES
-
-
 def settings() -> str:
     """What changes with VERSION and the constants above, so that codes that were refined otherwise are not taken for the same."""
-    constants = VERSION, BLOCK, AHEAD, SHORTEST, RATE, BETAS, COMMITMENT, LOSSES, LEVELS, FEW_BITS
+    constants = VERSION, BLOCK, AHEAD, SHORTEST, RATE, BETAS, COMMITMENT, LOSSES
     return hashlib.sha256(repr(constants).encode()).hexdigest()[:8]
 
 

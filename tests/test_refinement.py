@@ -14,7 +14,7 @@ from codec.config import QuantizerConfig
 from codec.evaluation import systems
 from codec.evaluation.sound import Sound
 from codec.files import encode_file
-from codec.refinement import AHEAD, BLOCK, FEW_BITS, Refinement, losses_at
+from codec.refinement import AHEAD, BLOCK, LOSSES, Refinement
 from codec.training.losses import SpectralLosses
 
 RATE = 16_000
@@ -30,7 +30,7 @@ def noise():
 
 def far(decoded, wav, model):
     decoded, wav = (torch.as_tensor(each).view(1, 1, -1) for each in (decoded, wav))
-    return SpectralLosses(RATE, losses_at(model.bitrate()))(decoded, wav).total.item()
+    return SpectralLosses(RATE, LOSSES)(decoded, wav).total.item()
 
 
 def test_speech_comes_nearer(speech):
@@ -160,7 +160,7 @@ def test_quiet_and_loud_recordings_come_nearer_too(tiny_model, noise, gain):
 @pytest.mark.parametrize("rate", [16_000, 22_050, 24_000, 32_000, 44_100, 48_000])
 def test_the_losses_take_the_rates_of_codecs(rate):
     wav = 0.1 * torch.randn(2, 1, rate // 2, generator=torch.Generator().manual_seed(0))
-    assert SpectralLosses(rate, losses_at(4000))(wav[:1], wav[1:]).total > 0
+    assert SpectralLosses(rate, LOSSES)(wav[:1], wav[1:]).total > 0
 
 
 def test_the_beam_and_the_losses_are_those_asked_for(noise):
@@ -172,14 +172,13 @@ def test_the_beam_and_the_losses_are_those_asked_for(noise):
     assert near[1] < near[0] and (by_waveform != model.encode(wav, refine=6).codes).any()
 
 
-def test_levels_are_minded_where_there_are_bits_for_them(speech):
-    model, wav = codec.load("speech-16k"), speech[: RATE].view(1, 1, -1)
-    assert model.bitrate(4) == FEW_BITS < model.bitrate(6)
-    for k, names in ((4, ["compressed_stft", "pesq", "stoi", "speaker"]), (6, ["compressed_stft", "pesq", "stoi", "speaker", "mel"])):
-        assert [loss["name"] for loss in losses_at(model.bitrate(k))] == names
-        codes = Refinement(model, 1, k, 2).finish(wav)
-        assert torch.equal(codes, Refinement(model, 1, k, 2, losses=losses_at(model.bitrate(k))).finish(wav))
-        assert not torch.equal(codes, Refinement(model, 1, k, 2, losses=losses_at(5000 - model.bitrate(k))).finish(wav))
+def test_each_of_its_losses_has_a_say(speech):
+    model, wav = codec.load("speech-16k"), speech[: 2 * RATE].view(1, 1, -1)
+    codes = Refinement(model, 1, 4, 4).finish(wav)
+    assert [loss["name"] for loss in LOSSES] == ["compressed_stft", "pesq", "stoi", "speaker"]
+    for left_out in range(len(LOSSES)):
+        assert not torch.equal(codes, Refinement(model, 1, 4, 4, losses=[*LOSSES[:left_out], *LOSSES[left_out + 1 :]]).finish(wav))
+    assert torch.equal(codes, Refinement(model, 1, 4, 4, losses=LOSSES).finish(wav))
 
 
 def test_codes_that_are_held_for_several_frames(noise):

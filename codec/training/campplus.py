@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,8 +13,15 @@ SEGMENT = 100  # frames over which the masks of a layer take a mean
 BLOCKS = ((12, 1), (24, 2), (16, 2))  # layers and dilation
 
 
+class Heard(NamedTuple):
+    """``embedding`` (B, size) of a voice, and ``blocks``, what each block of layers made on the way, (B, channels, N / 2)."""
+
+    embedding: Tensor
+    blocks: tuple[Tensor, ...]
+
+
 class CAMPPlus(nn.Module):
-    """Spectra (B, N, 80), logarithms of mel powers whose mean over time is 0, by frames of 10 ms -> embeddings (B, size).
+    """Spectra (B, N, 80), logarithms of mel powers whose mean over time is 0, by frames of 10 ms -> what is :class:`Heard`.
 
     Source: Wang et al., "CAM++: A Fast and Efficient Network for Speaker Verification Using Context-Aware Masking", 2023
     (https://arxiv.org/abs/2303.00332). Parameters are named as in 3D-Speaker, whose checkpoints load as they are. For what is trained:
@@ -33,8 +42,13 @@ class CAMPPlus(nn.Module):
         layers["dense"] = _Embedding(2 * channels, size)
         self.xvector = _sequence(**layers)
 
-    def forward(self, spectra: Tensor) -> Tensor:
-        return self.xvector(self.head(spectra.mT))
+    def forward(self, spectra: Tensor) -> Heard:
+        x, blocks = self.head(spectra.mT), []
+        for layer in self.xvector:
+            x = layer(x)
+            if isinstance(layer, _Dense):
+                blocks.append(x)
+        return Heard(x, tuple(blocks))
 
 
 class _Spectral(nn.Module):

@@ -1,4 +1,5 @@
-"""The speaker loss: the embeddings of 3D-Speaker's own CAM++, small for the same voice, safe gradients, at any rate from 16 kHz."""
+"""The speaker loss: the embeddings of 3D-Speaker's own CAM++, small for the same voice, safe gradients, at any rate from 16 kHz; and what its
+blocks hear on the way."""
 
 import pytest
 import soxr
@@ -26,13 +27,13 @@ def term():
     return Speaker(RATE)
 
 
-def loss(decoded, target, rate=RATE):
+def loss(decoded, target, rate=RATE, features=0.0):
     decoded, target = (wav if wav.dim() == 3 else wav.view(1, 1, -1) for wav in (decoded, target))
-    return SpectralLosses(rate, [{"name": "speaker"}])(decoded, target).total
+    return SpectralLosses(rate, [{"name": "speaker", "options": {"features": features}}])(decoded, target).total
 
 
 def test_embeddings_are_those_of_3d_speaker(speech, term):
-    assert torch.cosine_similarity(term.embeddings(speech[None, -80_000:])[0], THEIRS, dim=0) > 0.9995
+    assert torch.cosine_similarity(term.heard(speech[None, -80_000:]).embedding[0], THEIRS, dim=0) > 0.9995
 
 
 def test_spectra_are_kaldis(speech, term):
@@ -100,9 +101,49 @@ def test_nothing_random_is_drawn(speech):
 
 def test_it_computes_in_what_it_is_given(term, speech):
     wav = speech[None, :16_000]
-    precise = Speaker(RATE).double().embeddings(wav.double())
-    assert precise.dtype == torch.float64 and torch.allclose(precise.float(), term.embeddings(wav), atol=1e-3)
+    precise = Speaker(RATE).double().heard(wav.double()).embedding
+    assert precise.dtype == torch.float64 and torch.allclose(precise.float(), term.heard(wav).embedding, atol=1e-3)
 
 
 def test_it_is_no_part_of_what_trains(term):
     assert not list(term.parameters()) and not term.state_dict()
+
+
+def test_features_are_what_each_block_makes(speech, term):
+    seen, layers = [], term._network[0].xvector
+    hooks = [block.register_forward_hook(lambda _, __, made: seen.append(made)) for block in (layers.block1, layers.block2, layers.block3)]
+    heard = term.heard(torch.stack([speech[:32_000], speech[-32_000:]]))
+    for hook in hooks:
+        hook.remove()
+    assert [tuple(block.shape) for block in heard.blocks] == [(2, channels, 99) for channels in (512, 1024, 1024)]
+    assert all(torch.equal(block, made) for block, made in zip(heard.blocks, seen, strict=True))
+
+
+def test_features_join_the_embedding(speech, term):
+    decoded, target = speech[8_000:40_000], speech[:32_000]
+    wavs = torch.stack([decoded, target])
+    wavs = wavs * 10 ** (-26 / 20) / target.square().mean().sqrt()  # the common level
+    apart = [((a - b).abs().mean() / b.abs().mean()).item() for a, b in (term.heard(wavs).blocks[i] for i in range(3))]
+    assert min(apart) > 0.3
+    expected = loss(decoded, target).item() + 0.7 * sum(apart) / 3
+    assert loss(decoded, target, features=0.7).item() == pytest.approx(expected, abs=1e-4)
+    assert loss(target, target, features=0.7).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_features_of_an_item_are_its_own(speech):
+    a, b, x, y = speech[: 4 * 16_000].view(4, 1, 1, -1)
+    together = loss(torch.cat([x, y]), torch.cat([a, b]), features=1.0)
+    assert together.item() == pytest.approx((loss(x, a, features=1.0) + loss(y, b, features=1.0)).item() / 2, abs=1e-4)
+
+
+def test_features_have_gradients_where_there_is_silence(speech):
+    target = torch.stack([speech[:16_000], torch.zeros(16_000)]).unsqueeze(1)
+    decoded = torch.zeros_like(target).requires_grad_()
+    loss(decoded, target, features=2.0).backward()
+    assert decoded.grad.isfinite().all() and (decoded.grad[1] == 0).all()
+
+
+@pytest.mark.parametrize("features", [-1, "2", float("nan"), float("inf"), None])
+def test_features_are_weighed_by_a_number(features):
+    with pytest.raises(ValueError, match="speaker: features=.*0 or more"):
+        Speaker(RATE, features=features)
