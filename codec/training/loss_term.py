@@ -12,12 +12,14 @@ from codec.training.spectra import Pair, Resolution, Spectrum
 
 
 class Term(nn.Module):
-    """A term maps a :class:`Pair` to a scalar.
+    """A term maps a :class:`Pair` to a scalar. Crops of fewer than ``shortest`` samples tell it nothing.
 
     n_ffts   the resolutions that it looks at (None: at none): lengths of the transforms,
     hops     and of their hops (default: a quarter of each)
     windows  and Hann windows (default: as long as the transforms), all in samples.
     """
+
+    shortest = 0
 
     def __init__(
         self,

@@ -67,6 +67,7 @@ class CodecTraining(lightning.LightningModule):
             self._check_excerpts(recipe)
         self.semantic = self._heads(widths)
         self.spectral = SpectralLosses(rate, recipe.loss.spectral)
+        self._check_crops(crop_frames * recipe.model.output_frame_size)
         self.balancer = _balancer(recipe.loss, self.spectral.weights)
         self.ema = EMA(self.model, recipe.schedule.ema)
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
@@ -80,6 +81,12 @@ class CodecTraining(lightning.LightningModule):
         if judge.max_samples is not None and judged > judge.max_samples:
             raise ConfigError(f"adversary.crop_seconds={recipe.adversary.crop_seconds} is too long for these discriminators: "
                               f"they take {judge.max_samples} samples")
+
+    def _check_crops(self, samples: int) -> None:
+        for name, term in self.spectral.terms.items():
+            if samples < term.shortest:
+                raise ConfigError(f"data.crop_seconds={self.recipe.data.crop_seconds} is too short for the loss {name!r}: it needs "
+                                  f"{term.shortest} samples, so make it longer or leave the loss out")
 
     def _heads(self, widths: Sequence[int]) -> SemanticHeads | None:
         targets = self.recipe.semantic.entries()

@@ -387,6 +387,18 @@ def test_a_crop_too_short_for_the_discriminators_is_said_at_the_start(data, tmp_
         CodecTraining(recipes.from_dict(values))
 
 
+def test_a_crop_too_short_for_a_loss_is_said_at_the_start(data, tmp_path):
+    from codec.training.module import CodecTraining
+
+    values = tiny.recipe(data, tmp_path)
+    values["loss"]["spectral"] = [{"name": "mel"}, {"name": "speaker"}]
+    values["data"]["crop_seconds"] = 0.32
+    CodecTraining(recipes.from_dict(values))
+    values["data"]["crop_seconds"] = 0.28
+    with pytest.raises(ConfigError, match="data.crop_seconds=0.28 is too short for the loss 'speaker': it needs 4800 samples"):
+        CodecTraining(recipes.from_dict(values))
+
+
 def test_a_frozen_whisper_judges_and_stays_out_of_checkpoints(data, tmp_path):
     teacher = tiny_teachers.save(tmp_path / "teacher", "whisper")
     values = tiny.recipe(data, tmp_path / "a")
