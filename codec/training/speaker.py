@@ -1,4 +1,4 @@
-"""How far the voice of decoded speech is from the target's, as a loss, and how far what a network hears that knows voices."""
+"""How far the voice of decoded speech is from the target's, as a loss: by what a speaker network says, and by what it hears on the way."""
 
 from __future__ import annotations
 
