@@ -39,7 +39,7 @@ LOSSES: tuple[Mapping[str, Any], ...] = (  # entries of `codec.training.losses.S
 
 class Refinement:
     """Samples (B, 1, n) at the model's rate to refined codes (B, k, m), in blocks of four seconds: `push` what is there, then
-    `finish`. Codes depend on the audio alone, not on the other rows, and on the sizes of its parts only as far as encoders round.
+    `finish`. Codes depend on the audio alone, neither on the other rows nor on the sizes of its parts.
 
     num_codebooks, beam  as in `Codec.encode`.
     steps   of the descent. Each takes a forward and a backward pass of the decoder.
@@ -65,6 +65,7 @@ class Refinement:
         self._encoder.batch_size = batch_size
         self._size, self._delay = model.frame_size, model.decoder.delay
         self._arrived = 0  # samples
+        self._waiting = torch.zeros(batch_size, 1, 0, device=model.device)  # samples that are not encoded yet
         self._latents = torch.zeros(batch_size, model.config.dim, 0, device=model.device)  # not refined yet
         self._wav = torch.zeros(batch_size, 1, self._delay, device=model.device)  # what they decode to, late by the delay
         self._shortest = round(SHORTEST * model.sample_rate)
@@ -87,8 +88,14 @@ class Refinement:
         together = self._model.quantizer.frame_multiple
         whole = F.pad(wav, (0, -self._arrived % (self._size * together) if last else 0))
         own = wav if together == 1 else whole  # an encoder fills up a frame for itself, but not a group of frames
-        latents = torch.cat([self._latents, *(self._encoder.finish(own) if last else self._encoder.push(own))], 2)
-        self._latents, self._wav = latents, torch.cat([self._wav, whole], 2)
+        waiting = torch.cat([self._waiting, own], 2)
+        part = self._ahead * self._size  # encoded at once, whatever came at once: encoders round by the length
+        ready, rest = waiting.tensor_split([waiting.shape[2] // part * part], 2)
+        self._waiting = rest.clone()
+        latents = [each for samples in ready.split(part, 2) if samples.shape[2] for each in self._encoder.push(samples)]
+        if last:
+            latents += self._encoder.finish(self._waiting)
+        self._latents, self._wav = torch.cat([self._latents, *latents], 2), torch.cat([self._wav, whole], 2)
 
     @torch.no_grad()
     def _ready(self, last: bool) -> Tensor:
