@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from codec.allocation import variable_of
 from codec.audio import AudioReader, AudioWriter, LostBand, Resampler
 from codec.config import ConfigError
 from codec.container import TokReader, TokWriter
@@ -35,7 +36,7 @@ Progress = Callable[[float, "float | None"], None]  # seconds of audio done, sec
 class EncodeReport:
     """What `encode_file` has done.
 
-    `seconds` of audio, `bitrate` nominal bit/s of all channels, `size` in bytes (None for a pipe), `elapsed` seconds,
+    `seconds` of audio, `bitrate` nominal bit/s of all channels (what was asked for where it is variable), `size` in bytes (None for a pipe), `elapsed` seconds,
     `note` is a line for the user when much of the energy lies above the model's band.
     """
 
@@ -86,6 +87,7 @@ def encode_file(
     beam: int | None = None,
     prior: Prior | None = None,
     refine: int = 0,
+    variable: bool = False,
 ) -> EncodeReport:
     """Encode a recording of any rate, channels and format that soundfile reads into a .tok file, in constant memory.
 
@@ -96,12 +98,16 @@ def encode_file(
         progress: is told (seconds done, seconds in all or None) after every block.
         beam, refine: as in `Codec.encode`.
         prior: of the model, for entropy coding (`codec.entropy.prior_of`).
+        variable: spend bits where they are heard, as the prior counts them (`variable` of `Codec.encode`).
 
     Raises ValueError (AudioError for bad audio) and OSError (WriteError) with a line that says what to do.
     """
     start = time.perf_counter()
     model.check_dtype()
-    k = model.codebooks_for(num_codebooks, bitrate)
+    if variable and prior is None:
+        raise ValueError("variable=True needs the prior that bits are counted by: codec.entropy.prior_of(NAME, variable=True)")
+    spent = variable_of(model, num_codebooks, bitrate, refine, prior if variable else None)
+    k = model.num_codebooks if spent else model.codebooks_for(num_codebooks, bitrate)
     model.quantizer.check_beam(beam)
     if refine:
         check_refinement(model, refine)
@@ -125,7 +131,7 @@ def encode_file(
             yield resampled
 
         with TokWriter(target, model.spec, k, rate, channels, prior) as writer, torch.no_grad():
-            coding = encoding(model, channels, k, beam, refine)
+            coding = encoding(model, channels, k, beam, refine, spent)
             for block in cut(at_model_rate(), push_frames(model.encoder) * model.frame_size):
                 codes = coding.push(as_samples(torch.from_numpy(block).unsqueeze(1)).to(model.device))  # (channels, K, m)
                 writer.write(codes)
@@ -139,7 +145,7 @@ def encode_file(
             writer.finish(samples)
     return EncodeReport(
         sample_rate=rate, channels=channels, num_samples=samples, num_frames=frames, num_codebooks=k,
-        bitrate=model.bitrate(k) * channels, size=file_size(target), elapsed=time.perf_counter() - start,
+        bitrate=(bitrate if spent else model.bitrate(k)) * channels, size=file_size(target), elapsed=time.perf_counter() - start,
         note=band.note(),
     )
 

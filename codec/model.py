@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 import quantizers
 from codec import refinement
+from codec.allocation import Variable, variable_of
 from codec.audio import resample
 from codec.backbones import build_decoder, build_encoder
 from codec.backbones.base import Network
@@ -25,6 +26,7 @@ from codec.backbones.fused import FusedEncoder
 from codec.config import CodecConfig, ConfigError
 from codec.coding import Decoding, push_frames
 from codec.stream import Stream, as_samples
+from codec.entropy import Prior
 from codec.tokens import Tokens, TokenSpec, frames_for
 from quantizers.unchanged import Unchanged
 
@@ -213,6 +215,7 @@ class Codec(nn.Module):
         lengths: Tensor | list[int] | None = None,
         beam: int | None = None,
         refine: int = 0,
+        variable: Prior | None = None,
     ) -> Tokens:
         """Encode audio.
 
@@ -226,6 +229,8 @@ class Codec(nn.Module):
                 decoder takes the tokens.
             refine: steps of analysis by synthesis (docs/refinement.md): codes are changed until what they decode to is nearer to
                 the recording. 30 take longer than the audio lasts, on one core. For models with a causal decoder, for speech.
+            variable: a prior of the model (`codec.entropy.prior_of(NAME, variable=True)`), to spend bits where they are heard: codes
+                of all codebooks that take `bitrate` on average once they are saved with this prior. Wants `bitrate` and `refine`.
 
         Returns tokens with codes (batch * channels, K, frames), frames = ceil(T / frame_size), in whole groups where codes are
         held for several frames.
@@ -235,7 +240,8 @@ class Codec(nn.Module):
         if not 1 <= rate < 2**31 or int(rate) != rate:
             raise ValueError(f"sample_rate={sample_rate} must be a positive whole number of Hz")
         rate = int(rate)
-        k = self.codebooks_for(num_codebooks, bitrate)
+        spent = variable_of(self, num_codebooks, bitrate, refine, variable)
+        k = self.num_codebooks if spent else self.codebooks_for(num_codebooks, bitrate)
         self.quantizer.check_beam(beam)
         if refine:
             refinement.check(self, refine)
@@ -259,7 +265,7 @@ class Codec(nn.Module):
             padded = torch.zeros(batch, channels, max(samples))
             for row, item in zip(padded, items):
                 row[:, : item.shape[-1]] = item
-        codes = self.encode_frames(padded.reshape(batch * channels, 1, -1).to(self.device), k, samples, beam, refine)
+        codes = self.encode_frames(padded.reshape(batch * channels, 1, -1).to(self.device), k, samples, beam, refine, spent)
         return Tokens(
             codes=codes, spec=spec, sample_rate=rate, num_samples=tuple(lengths), channels=channels,
             lengths=torch.tensor(frames).repeat_interleave(channels).to(codes.device),
@@ -267,27 +273,31 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def encode_frames(
-        self, wav: Tensor, num_codebooks: int, lengths: list[int] | None = None, beam: int | None = None, refine: int = 0
+        self, wav: Tensor, num_codebooks: int, lengths: list[int] | None = None, beam: int | None = None, refine: int = 0,
+        variable: Variable | None = None,
     ) -> Tensor:
         """wav (B, 1, T) at the model's rate to codes (B, k, ceil(T / frame_size)), in whole groups of the frames that
         the quantizer codes together. The whole of a long one is never copied.
 
         lengths (B,): valid samples of each row, zeros behind them. Valid frames are those that the row has alone.
-        beam: of the quantizer's search, its own by default. refine: steps, as in `encode`.
+        beam: of the quantizer's search, its own by default. refine: steps, as in `encode`. variable: where bits are distributed,
+        with all codebooks.
         """
         if lengths is None or set(lengths) == {wav.shape[2]} or _indifferent(self.encoder) and not refine:
-            return self._encode_together(wav, num_codebooks, beam, refine)
+            return self._encode_together(wav, num_codebooks, beam, refine, variable)
         together = self.quantizer.frame_multiple
         frames = [-(-n // (self.frame_size * together)) * together for n in lengths]
         codes = torch.zeros(wav.shape[0], num_codebooks, max(frames), dtype=torch.int64, device=wav.device)
         alike = lengths if self.encoder.ragged else [n * self.frame_size for n in frames]
         for length, rows in _groups(alike).items():
-            part = self._encode_together(wav[rows, :, :length], num_codebooks, beam, refine)
+            part = self._encode_together(wav[rows, :, :length], num_codebooks, beam, refine, variable)
             codes[rows, :, : part.shape[2]] = part
         return codes
 
-    def _encode_together(self, wav: Tensor, num_codebooks: int, beam: int | None, refine: int) -> Tensor:
-        coding = refinement.encoding(self, wav.shape[0], num_codebooks, beam, refine)
+    def _encode_together(
+        self, wav: Tensor, num_codebooks: int, beam: int | None, refine: int, variable: Variable | None
+    ) -> Tensor:
+        coding = refinement.encoding(self, wav.shape[0], num_codebooks, beam, refine, variable)
         *first, last = wav.split(push_frames(self.encoder) * self.frame_size, 2)
         return torch.cat([*map(coding.push, first), coding.finish(last)], 2)
 

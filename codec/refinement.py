@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec import allocation
+from codec.allocation import Allocation, Variable, spread
 from codec.coding import Encoding, run_over
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class Refinement:
     num_codebooks, beam  as in `Codec.encode`.
     steps   of the descent. Each takes a forward and a backward pass of the decoder.
     losses  that are to fall, `LOSSES` by default, which are for speech: entries of a recipe's `loss.spectral`.
+    variable  codes of all codebooks that take a mean bitrate once they are entropy-coded (`codec.allocation`): frames whose latents have
+            the larger gradients get more of it.
 
     Raises ValueError for fewer than 1 step and for a model that `check` refuses.
     """
@@ -51,7 +55,7 @@ class Refinement:
     @torch.inference_mode(False)  # in which nothing could be differentiated
     def __init__(
         self, model: Codec, batch_size: int, num_codebooks: int, steps: int, beam: int | None = None,
-        losses: Sequence[Mapping[str, Any]] | None = None,
+        losses: Sequence[Mapping[str, Any]] | None = None, variable: Variable | None = None,
     ):
         check(model, steps, losses)
         from codec.training.losses import SpectralLosses
@@ -71,6 +75,7 @@ class Refinement:
         self._shortest = round(SHORTEST * model.sample_rate)
         self._unheard = self._delay  # decoded samples from before the start of the signal
         self._states: list[Any] = [None] * batch_size  # of the decoder, after the codes that are out
+        self._allocations = [None if variable is None else Allocation(model, variable, beam) for _ in self._states]
 
     @torch.inference_mode(False)
     def push(self, wav: Tensor) -> Tensor:
@@ -117,34 +122,47 @@ class Refinement:
         codes = []
         for row, state in enumerate(self._states):
             mine = slice(row, row + 1)
-            found, latents = self._descend(self._latents[mine, :, :frames], behind[mine], state, self._wav[mine], heard)
+            found, latents = self._descend(
+                self._latents[mine, :, :frames], behind[mine], state, self._wav[mine], heard, self._allocations[row]
+            )
             _, self._states[row] = self._model.decoder(latents, state)
             codes.append(found)
         self._latents = self._latents[..., frames:].clone()
         self._wav, self._unheard = self._wav[..., frames * self._size :].clone(), 0
         return torch.cat(codes)
 
-    def _descend(self, latents: Tensor, behind: Tensor, state: Any, target: Tensor, heard: slice) -> tuple[Tensor, Tensor]:
+    def _descend(
+        self, latents: Tensor, behind: Tensor, state: Any, target: Tensor, heard: slice, spending: Allocation | None
+    ) -> tuple[Tensor, Tensor]:
         """The best codes (1, k, n) for latents (1, dim, n), and what they stand for."""
         scale = latents.square().mean().sqrt().clamp_min(1e-6)
         moved = latents.clone().requires_grad_()
         slope, square = torch.zeros_like(moved), torch.zeros_like(moved)  # Adam's; torch's own brings its compiler along
-        target, best = self._cropped(target, heard), None
+        target, best, costs, weights = self._cropped(target, heard), None, None, 1.0
+        if spending is not None:
+            spending.start(latents)
         for step in range(self._steps + 1):
-            codes, quantized = self._quantized(moved)
+            if spending is None:
+                (codes, quantized), over = self._quantized(moved), 0.0
+            else:
+                codes, quantized, over = spending.search(moved, costs)
+                weights = 1.0 if costs is None else spread(costs)
             with torch.enable_grad(), _recurrent(self._model.decoder):
                 through = moved + (quantized - moved).detach()
                 audio, _ = self._model.decoder(torch.cat([through, behind], 2), state)
                 loss = self._losses(self._cropped(audio, heard), target).total
-                if best is None or loss < best[0]:
-                    best = loss.detach(), codes, quantized
+                if best is None or (over, loss) < best[0]:
+                    best = (over, loss.detach()), codes, quantized
                 if step == self._steps:
                     break
-                committed = (moved - quantized).square().mean() / scale**2
+                committed = ((moved - quantized).square() * weights).mean() / scale**2
                 (gradient,) = torch.autograd.grad(loss + COMMITMENT * committed, moved)
             slope, square = slope.lerp(gradient, 1 - BETAS[0]), square.lerp(gradient.square(), 1 - BETAS[1])
             direction = slope / (1 - BETAS[0] ** (step + 1)) / ((square / (1 - BETAS[1] ** (step + 1))).sqrt() + 1e-8)
             moved -= RATE * scale * (1 - step / self._steps) * direction
+            costs = square[0].mean(0)
+        if spending is not None:
+            spending.take(best[1])
         return best[1:]
 
     def _quantized(self, latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,17 +175,18 @@ class Refinement:
 
 
 def encoding(
-    model: Codec, batch_size: int, num_codebooks: int, beam: int | None = None, refine: int = 0
+    model: Codec, batch_size: int, num_codebooks: int, beam: int | None = None, refine: int = 0,
+    variable: Variable | None = None,
 ) -> Encoding | Refinement:
     """What turns samples into codes, with so many steps of refinement."""
     if refine:
-        return Refinement(model, batch_size, num_codebooks, refine, beam)
+        return Refinement(model, batch_size, num_codebooks, refine, beam, variable=variable)
     return Encoding(model, batch_size, num_codebooks, beam)
 
 
 def settings() -> str:
     """What changes with VERSION and the constants above, so that codes that were refined otherwise are not taken for the same."""
-    constants = VERSION, BLOCK, AHEAD, SHORTEST, RATE, BETAS, COMMITMENT, LOSSES
+    constants = VERSION, BLOCK, AHEAD, SHORTEST, RATE, BETAS, COMMITMENT, LOSSES, allocation.SETTINGS
     return hashlib.sha256(repr(constants).encode()).hexdigest()[:8]
 
 

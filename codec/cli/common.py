@@ -62,9 +62,9 @@ class Decoders:
         self._loaded: dict[str | None, Codec] = {}
 
     @property
-    def prior(self) -> Prior | None:
-        """Of --model, where that has one; priors of models in the box are found without."""
-        return None if self._name is None else prior_in(self._name)
+    def priors(self) -> tuple[Prior, ...]:
+        """Of --model, where that has any; priors of models in the box are found without."""
+        return () if self._name is None else priors_of(self._name)
 
     def model_for(self, spec: TokenSpec) -> Codec:
         from codec.files import load_for
@@ -80,13 +80,12 @@ class Decoders:
         return self._loaded[key]
 
 
-def prior_in(name: str) -> Prior | None:
-    """For entropy coding, of a model by its name, folder or hub id; None where it has none. Raises ValueError for no such model."""
+def priors_of(name: str) -> tuple[Prior, ...]:
+    """For entropy coding, of a model by its name, folder or hub id. Raises ValueError for no such model."""
     from codec import hub
-    from codec.entropy import FILE, prior_of
+    from codec.entropy import priors_in
 
-    folder = hub.find(name)
-    return prior_of(folder) if (folder / FILE).is_file() else None
+    return priors_in(hub.find(name))
 
 
 def check_input(name: str) -> None:

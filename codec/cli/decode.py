@@ -49,7 +49,7 @@ def _decode(source, target, salvage: bool, decoders: Decoders, progress=None):
     from codec.files import decode_reader, refuse_same_file
 
     refuse_same_file(source, target)
-    with TokReader(source, salvage=salvage, prior=decoders.prior) as reader:
+    with TokReader(source, salvage=salvage, prior=decoders.priors) as reader:
         return decode_reader(decoders.model_for(reader.spec), reader, target, progress)
 
 

@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "more is slower and nearer to the audio; decoders do not care")
     parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="analysis by synthesis: change the codes in so many "
                         "steps until they sound nearer to the audio; 30 take longer than the audio on one core; for speech")
+    parser.add_argument("--variable", action="store_true", help="spend bits where they are heard: --bitrate on average, all codebooks; "
+                        "with --refine, and entropy-coded by the model's variable.safetensors")
     parser.add_argument("--entropy", action="store_true", help="fewer bytes for the same codes, by what the model's "
                         "prior.safetensors knows of them; decoders need it too")
     add_device(parser)
@@ -63,7 +65,7 @@ def _file(args: argparse.Namespace) -> None:
 
     with Progress() as progress:
         result = encode_file(
-            model, args.input, output, _codebooks(model, args), beam=args.beam, prior=prior, refine=args.refine,
+            model, args.input, output, *_quality(args), beam=args.beam, prior=prior, refine=args.refine, variable=args.variable,
             progress=lambda done, total: progress.update(
                 done, total, f"{duration(done)}{'' if total is None else f' of {duration(total)}'}"
             ),
@@ -79,17 +81,18 @@ def _file(args: argparse.Namespace) -> None:
     )
 
 
-def _codebooks(model, args: argparse.Namespace) -> int:
-    return model.codebooks_for(args.codebooks, None if args.bitrate is None else 1000 * args.bitrate)
+def _quality(args: argparse.Namespace) -> tuple[int | None, float | None]:
+    """Codebooks and bit/s, as far as they are given."""
+    return args.codebooks, None if args.bitrate is None else 1000 * args.bitrate
 
 
 def _prior(args: argparse.Namespace):
-    if not args.entropy:
+    if not (args.entropy or args.variable):
         return None
-    from codec.cli.common import prior_in
+    from codec import hub
     from codec.entropy import prior_of
 
-    return prior_in(args.model) or prior_of(args.model)  # which says what is missing
+    return prior_of(args.model if args.model in hub.models() else hub.find(args.model), args.variable)
 
 
 def _folder(args: argparse.Namespace) -> int:
@@ -97,9 +100,13 @@ def _folder(args: argparse.Namespace) -> int:
     prior = _prior(args)
     model = load_model(args.model, args.device, without=None if args.refine else "decoder")
     from codec.files import encode_file
+    from codec.allocation import variable_of
     from codec.refinement import check
 
-    spec, codebooks = model.spec, _codebooks(model, args)
+    spec, quality = model.spec, _quality(args)
+    spent = variable_of(model, *quality, args.refine, prior if args.variable else None)
+    codebooks = model.num_codebooks if spent else model.codebooks_for(*quality)
+    quality = quality if spent else (codebooks, None)
     model.quantizer.check_beam(args.beam)
     if args.refine:
         check(model, args.refine)
@@ -111,7 +118,9 @@ def _folder(args: argparse.Namespace) -> int:
         return done
 
     def encode(job: Job) -> float:
-        result = encode_file(model, job.source, job.target, codebooks, beam=args.beam, prior=prior, refine=args.refine)
+        result = encode_file(
+            model, job.source, job.target, *quality, beam=args.beam, prior=prior, refine=args.refine, variable=args.variable
+        )
         if result.note:
             losing.append(job.source)
         return result.seconds

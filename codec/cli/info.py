@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from codec.cli.common import duration, prior_in
+from codec.cli.common import duration, priors_of
 from codec.cli.encode import AUDIO
 
 
@@ -51,30 +51,31 @@ def _tok(name: str, model: str | None) -> dict[str, Any]:
     from codec.container import NoPrior, TokError, TokReader
     from codec.tokens import frames_for
 
-    problem, prior, closed = None, None if model is None else prior_in(model), False
+    problem, priors, closed = None, () if model is None else priors_of(model), False
     try:
-        with TokReader(name, prior=prior) as reader:
+        with TokReader(name, prior=priors) as reader:
             for _ in reader.blocks():
                 pass
     except NoPrior as error:
         problem, closed = f"{error}; name its model by --model to check it", True
     except TokError as error:
         problem = str(error)
-    with TokReader(name, salvage=problem is not None, prior=prior) as reader:
+    with TokReader(name, salvage=problem is not None, prior=priors) as reader:
         if closed:
             totals = reader.totals()
             blocks, samples = totals.num_blocks, totals.num_samples
         else:
             blocks, samples = sum(1 for _ in reader.blocks()), reader.num_samples
     spec = reader.spec
-    bits = spec.frame_rate * spec.bits_per_frame(reader.num_codebooks)
+    bits, seconds = spec.frame_rate * spec.bits_per_frame(reader.num_codebooks), samples / reader.sample_rate
     return {
         "kind": "tok", "file": name, "model": spec.name, "fingerprint": spec.fingerprint,
-        "decoder_fingerprint": spec.decoder_fingerprint, "seconds": samples / reader.sample_rate,
+        "decoder_fingerprint": spec.decoder_fingerprint, "seconds": seconds,
         "sample_rate": reader.sample_rate, "channels": reader.channels, "num_samples": samples,
         "num_frames": frames_for(samples, reader.sample_rate, spec), "frame_rate": spec.frame_rate,
         "num_codebooks": reader.num_codebooks, "codebook_sizes": list(spec.codebook_sizes),
-        "model_sample_rate": spec.sample_rate, "bitrate": bits * reader.channels, "bytes": Path(name).stat().st_size,
+        "model_sample_rate": spec.sample_rate, "bitrate": bits * reader.channels,
+        "payload_bitrate": None if closed or not samples else 8 * reader.payload_bytes / seconds, "bytes": Path(name).stat().st_size,
         "blocks": blocks, "complete": problem is None or closed, "problem": problem,
         "lost_seconds": [[a / spec.frame_rate, b / spec.frame_rate] for a, b in reader.lost],
     }
@@ -122,7 +123,7 @@ def _words(key: str, value: Any) -> str:
         return duration(value)
     if key in ("sample_rate", "model_sample_rate", "output_sample_rate"):
         return f"{value} Hz"
-    if key in ("bitrate", "bitrates"):
+    if key in ("bitrate", "bitrates", "payload_bitrate"):
         rates = value if isinstance(value, list) else [value]
         return f"{', '.join(f'{rate / 1000:.4g}' for rate in rates)} kbit/s"
     if key == "lost_seconds":

@@ -56,7 +56,7 @@ def _decode(args: argparse.Namespace) -> None:
     from codec.live import decode_live
 
     decoders = Decoders(args.model, args.device)
-    with TokReader("-", still_writing=True, prior=decoders.prior) as reader:
+    with TokReader("-", still_writing=True, prior=decoders.priors) as reader:
         model = decoders.model_for(reader.spec)
         report = decode_live(model, reader, "-", args.format)
     summary(f"{duration(report.seconds)} at {report.sample_rate} Hz: {count(report.num_frames, 'frame')}", "-")

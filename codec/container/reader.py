@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 from zlib import crc32
@@ -16,7 +16,7 @@ from codec.container.layout import (
     PREFIX, SYNC, TOTALS, VERSION, WRITE_CODES, Header, TokError, Totals,
 )
 from codec.container.source import Source
-from codec.entropy import Prior, prior_in_the_box, unpack
+from codec.entropy import Prior, priors_in_the_box, unpack
 from codec.tokens import frames_for, samples_for
 
 
@@ -31,21 +31,23 @@ class TokReader:
         salvage: read what is left of a damaged file. Lost frames repeat the good frame before them (at the start: after
             them), and `lost` names their ranges.
         still_writing: the file is still being written: the end block may be missing, and the last block incomplete.
-        prior: of the model, for entropy-coded blocks; those of models in the box are found without.
+        prior: of the model, or several, for entropy-coded blocks; those of models in the box are found without.
 
     Raises TokError for all bytes that are not a whole .tok file, and for a path that cannot be read.
     """
 
     def __init__(
         self, source: str | os.PathLike[str] | BinaryIO, salvage: bool = False, still_writing: bool = False,
-        prior: Prior | None = None,
+        prior: Prior | Sequence[Prior] | None = None,
     ):
-        self.salvage, self.still_writing, self._prior = salvage, still_writing, prior
+        self.salvage, self.still_writing = salvage, still_writing
+        self._priors: Sequence[Prior] = (prior,) if isinstance(prior, Prior) else prior or ()
         self._owned = False
         self._file = self._open(source)
         self._source = Source(self._file, self.name)
         self.num_samples: int | None = None
         self.complete = False  # whether the end block has been read
+        self.payload_bytes = 0  # of the blocks that have been read
         self._lost: list[tuple[int, int]] = []
         self._frames = self._blocks = 0
         try:
@@ -254,6 +256,7 @@ class TokReader:
         if CRC.pack(crc32(data[: -CRC.size], self._seed)) != crc:
             raise self._damaged(frames)
         payload = data[BLOCK.size : -CRC.size]
+        self.payload_bytes += len(payload)
         if coding == self._coding:
             codes = self._layout.unpack(payload, first, frames)
         elif coding == ENTROPY and not self._layout.multi_rate:
@@ -273,21 +276,28 @@ class TokReader:
         block = f"{self.name}: block {index + 1}"
         if frames * len(self._layout.sizes) > WRITE_CODES:
             raise TokError(f"{block} holds more than {WRITE_CODES} entropy-coded codes: encode again")
-        try:
-            if self._prior is None or self._prior.id != payload[:4]:
-                self._prior = prior_in_the_box(self.spec.name)
-            self._prior.check(self.spec, self.num_codebooks)
-        except ValueError as error:
-            raise NoPrior(f"{block} is entropy-coded with prior {payload[:4].hex()}: {error}") from None
-        if self._prior.id != payload[:4]:
-            raise NoPrior(f"{block} is entropy-coded with prior {payload[:4].hex()}, this model's is {self._prior.id.hex()}: "
-                           "decode it with the model that encoded it")
+        prior = self._prior(payload[:4], block)
         try:
             shape = self.channels, self.num_codebooks, frames
-            codes = unpack(payload, shape, self.spec.codebook_sizes, self._prior)
+            codes = unpack(payload, shape, self.spec.codebook_sizes, prior)
         except ValueError:
             raise TokError(f"{block} holds no codes that its prior can have made: encode again") from None
         return codes.reshape(-1, frames)
+
+    def _prior(self, wanted: bytes, block: str) -> Prior:
+        """The one that a block was coded with: of those that were given, or of the model in the box."""
+        try:
+            if all(prior.id != wanted for prior in self._priors):
+                self._priors = priors_in_the_box(self.spec.name)
+            for prior in self._priors:
+                if prior.id == wanted:
+                    prior.check(self.spec, self.num_codebooks)
+                    return prior
+        except ValueError as error:
+            raise NoPrior(f"{block} is entropy-coded with prior {wanted.hex()}: {error}") from None
+        own = " and ".join(prior.id.hex() for prior in self._priors)
+        raise NoPrior(f"{block} is entropy-coded with prior {wanted.hex()}, this model's is {own}: "
+                      "decode it with the model that encoded it")
 
     def _read_totals(self, skipped: int) -> Totals:
         head = self._source.peek(ENDING.size)

@@ -15,11 +15,15 @@ from codec.tokens import TokenSpec
 
 UNIT = 32  # of embeddings, hidden values and output weights; hidden weights have twice as many
 BATCH = 1024  # frames
+_UNITS = {
+    ("embedding",): UNIT, ("hidden", "weight"): 2 * UNIT, ("hidden", "bias"): UNIT << HIDDEN_SHIFT,
+    ("output", "weight"): UNIT, ("output", "bias"): UNIT * UNIT,
+}
 
 
 def fit_prior(
     recordings: Sequence[Tensor | np.ndarray], spec: TokenSpec, codebooks: int = 3, width: int = 16, hidden: int = 64,
-    epochs: int = 3, learning_rate: float = 4e-3, seed: int = 0,
+    epochs: int = 3, learning_rate: float = 4e-3, seed: int = 0, start: Prior | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Prior:
     """A prior for a model's codes, by Adam on their likelihood under the network with its weights rounded.
@@ -30,18 +34,19 @@ def fit_prior(
         codebooks: the first ones, which it is for; codes of all others are taken as equally likely.
         width: of the embeddings. hidden: units for each codebook.
         epochs: times that each frame is seen.
+        start: a prior to go on from, whose codebooks, width and hidden units are taken.
         progress: is told (step, steps, bits per code) after every step.
 
     Raises ValueError for codes or codebooks that a prior cannot have.
     """
-    sizes = spec.codebook_sizes[:codebooks]
+    sizes = spec.codebook_sizes[:codebooks] if start is None else start.sizes
     if max(spec.strides) > 1 or max(sizes) > MAX_SIZE:
         raise ValueError(f"a prior is for codebooks of one frame rate with at most {MAX_SIZE} entries")
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
         frames = torch.cat([_with_past(torch.as_tensor(np.asarray(codes)), sizes) for codes in recordings])
-        network = _Network(sizes, width, hidden)
+        network = _Network(sizes, width, hidden) if start is None else _Network.of(start)
         _train(network, frames, epochs, learning_rate, progress)
         return Prior(network.tensors())
     finally:
@@ -107,16 +112,29 @@ class _Network(nn.Module):
             costs.append(F.cross_entropy(scores, frames[:, 0, k]))
         return torch.stack(costs)
 
+    @classmethod
+    @torch.no_grad()
+    def of(cls, prior: Prior) -> _Network:
+        tables = [prior.tensors[f"embedding.{k}"] for k in range(len(prior.sizes))]
+        network = cls(prior.sizes, tables[0].shape[1], len(prior.tensors["hidden.0.bias"]))
+        for name, value in prior.tensors.items():
+            kind, k, *part = name.split(".")
+            unit = _UNITS[kind, *part]
+            own = network.embeddings[int(k)] if kind == "embedding" else getattr(getattr(network, kind)[int(k)], part[0])
+            own.copy_(torch.from_numpy(value) / unit)
+        return network
+
     @torch.no_grad()
     def tensors(self) -> dict[str, np.ndarray]:
         out = {}
         for k, table in enumerate(self.embeddings):
-            hidden, output = self.hidden[k], self.output[k]
-            out[f"embedding.{k}"] = _whole(table, UNIT, np.int8)
-            out[f"hidden.{k}.weight"] = _whole(hidden.weight, 2 * UNIT, np.int8)
-            out[f"hidden.{k}.bias"] = _whole(hidden.bias, UNIT << HIDDEN_SHIFT, np.int32)
-            out[f"output.{k}.weight"] = _whole(output.weight, UNIT, np.int8)
-            out[f"output.{k}.bias"] = _whole(output.bias, UNIT * UNIT, np.int32)
+            found = {("embedding",): table}
+            for kind in ("hidden", "output"):
+                layer = getattr(self, kind)[k]
+                found |= {(kind, "weight"): layer.weight, (kind, "bias"): layer.bias}
+            for (kind, *part), value in found.items():
+                dtype = np.int32 if part == ["bias"] else np.int8
+                out[".".join([kind, str(k), *part])] = _whole(value, _UNITS[kind, *part], dtype)
         return out
 
 

@@ -18,6 +18,7 @@ from codec.entropy.ans import SCALE
 from codec.tokens import TokenSpec
 
 FILE = "prior.safetensors"
+VARIABLE = "variable.safetensors"  # the prior for codes of a variable bitrate (`codec.allocation`)
 ORDER = 2  # frames before, at most
 MAX_SIZE = 4096  # of a codebook: frequencies have 16 bits
 HIDDEN_SHIFT = 6  # of the hidden sums, whose units are 1/2048
@@ -54,9 +55,9 @@ class Prior:
         count = sum(name.startswith("embedding.") for name in tensors)
         self._check(count)
         self.sizes = tuple(len(self.tensors[f"embedding.{k}"]) for k in range(count))
-        self._embeddings = [np.vstack([table, np.zeros_like(table[:1])]).astype(np.float32)
+        self.embeddings = [np.vstack([table, np.zeros_like(table[:1])]).astype(np.float32)
                             for table in (self.tensors[f"embedding.{k}"] for k in range(count))]  # a last row for "none"
-        self._layers = [[self.tensors[f"{layer}.{k}.{part}"].T.astype(np.float32)
+        self.layers = [[self.tensors[f"{layer}.{k}.{part}"].T.astype(np.float32)
                          for layer in ("hidden", "output") for part in ("weight", "bias")] for k in range(count)]
 
     def _check(self, count: int) -> None:
@@ -108,9 +109,9 @@ class Prior:
                 stands for a frame that there is not.
             below: (>= k, N) the codes of the same frame.
         """
-        inputs = [self._embeddings[j][frame[j]] for frame in before for j in range(k + 1)]
-        inputs += [self._embeddings[j][below[j]] for j in range(k)]
-        weight, bias, out_weight, out_bias = self._layers[k]
+        inputs = [self.embeddings[j][frame[j]] for frame in before for j in range(k + 1)]
+        inputs += [self.embeddings[j][below[j]] for j in range(k)]
+        weight, bias, out_weight, out_bias = self.layers[k]
         sums = np.concatenate(inputs, axis=1) @ weight + bias
         hidden = np.clip(sums.astype(np.int32) >> HIDDEN_SHIFT, 0, 127).astype(np.float32)
         scores = (hidden @ out_weight + out_bias).astype(np.int32)  # (N, size)
@@ -121,13 +122,14 @@ class Prior:
         frequencies[np.arange(len(best)), best] += (1 << SCALE) - frequencies.sum(axis=1)
         return frequencies
 
-    def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write prior.safetensors into the directory of a model. Raises WriteError when it cannot be written."""
+    def save(self, directory: str | os.PathLike[str], variable: bool = False) -> None:
+        """Write prior.safetensors (variable.safetensors for codes of a variable bitrate) into the directory of a model. Raises
+        WriteError when it cannot be written."""
         from safetensors.numpy import save
 
         from codec.atomic import put
 
-        put(Path(directory) / FILE, save(self.tensors))
+        put(Path(directory) / (VARIABLE if variable else FILE), save(self.tensors))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Prior:
@@ -149,19 +151,29 @@ def num_inputs(k: int) -> int:
 _BOX = Path(__file__).parent.parent / "pretrained"
 
 
-def prior_in_the_box(name: str) -> Prior:
+def priors_in_the_box(name: str) -> tuple[Prior, ...]:
     """Of a model in the box, by its name, which is never taken as a path. Raises ValueError when there is none."""
-    if name not in {path.parent.name for path in _BOX.glob(f"*/{FILE}")}:
+    found = priors_in(_BOX / name) if name in {path.parent.name for path in _BOX.glob(f"*/{FILE}")} else ()
+    if not found:
         raise ValueError(f"there is no prior for model {name!r} in the box: name the folder of the model that has it")
-    return _load(_BOX / name / FILE)
+    return found
 
 
-def prior_of(model: str | os.PathLike[str]) -> Prior:
-    """Of a model in the box by its name, or of the directory of a model. Raises ValueError when it has none."""
+def priors_in(folder: str | os.PathLike[str]) -> tuple[Prior, ...]:
+    """All that lie in the directory of a model, for readers of files. Raises ValueError for one that cannot be read."""
+    return tuple(_load(path) for path in (Path(folder) / FILE, Path(folder) / VARIABLE) if path.is_file())
+
+
+def prior_of(model: str | os.PathLike[str], variable: bool = False) -> Prior:
+    """Of a model in the box by its name, or of the directory of a model. variable: the one for codes of a variable bitrate.
+
+    Raises ValueError when it has none."""
+    name = VARIABLE if variable else FILE
     inside = (_BOX / str(model) / FILE).is_file()
-    path = (_BOX if inside else Path()) / model / FILE
+    path = (_BOX if inside else Path()) / model / name
     if not path.is_file():
-        raise ValueError(f"model {str(model)!r} has no {FILE} for entropy coding: fit one (codec.entropy.fitting)")
+        what, how = ("a variable bitrate", "benchmarks/entropy.py --variable") if variable else ("entropy coding", "codec.entropy.fitting")
+        raise ValueError(f"model {str(model)!r} has no {name} for {what}: fit one ({how})")
     return _load(path)
 
 

@@ -57,6 +57,7 @@ def test_what_is_missing_is_said(run, with_prior, model_dir):
     assert result.code == 0 and "entropy-coded with prior" in result.out and "--model" in result.out and "complete             yes" in result.out
     whole = json.loads(run("info", "a.tok", "--json", "--model", with_prior).out)
     partly = json.loads(run("info", "a.tok", "--json").out)
-    assert whole["problem"] is None and partly["problem"] and whole | {"problem": 0} == partly | {"problem": 0}
+    assert whole["problem"] is None and partly["problem"] and whole | {"problem": 0, "payload_bitrate": 0} == partly | {"problem": 0, "payload_bitrate": 0}
+    assert partly["payload_bitrate"] is None and 0 < whole["payload_bitrate"] < whole["bitrate"]
     result = run("decode", "a.tok", "b.wav", "--model", model_dir)  # the model, but without the prior
     assert result.code == 1 and "entropy-coded with prior" in result.err and result.err.count("\n") == 1

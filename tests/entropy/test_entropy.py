@@ -17,7 +17,7 @@ from small_priors import likely_codes, random_prior
 
 from codec.config import CodecConfig
 from codec.container import BLOCK, CRC, SYNC, TokError, TokReader, TokWriter
-from codec.entropy import Prior, pack, prior_in_the_box, prior_of, unpack
+from codec.entropy import Prior, pack, priors_in_the_box, prior_of, unpack
 from codec.entropy.ans import SCALE, Decoder, encode
 from codec.entropy.fitting import fit_prior
 from codec.entropy.prior import _EXP, ORDER
@@ -150,7 +150,7 @@ def test_priors_that_are_none(tmp_path):
     with pytest.raises(ValueError, match="no prior.safetensors"):
         prior_of(tmp_path / "gone")
     with pytest.raises(ValueError, match="in the box"):
-        prior_in_the_box("../pretrained/speech-16k")
+        priors_in_the_box("../pretrained/speech-16k")
 
 
 def test_a_prior_is_saved_and_known_again(tmp_path):
@@ -253,8 +253,8 @@ def test_what_a_prior_does_not_fit_is_refused():
 
 @pytest.mark.parametrize("name", models())
 def test_models_in_the_box_have_a_prior_that_readers_find(name):
-    prior = prior_in_the_box(name)
-    assert prior_of(name) is prior
+    prior, *others = priors_in_the_box(name)
+    assert prior_of(name) is prior and all(prior_of(name, variable=True) is other for other in others)
     config = CodecConfig.from_json(PRETRAINED / name / "config.json")
     spec = TokenSpec(name, 16000, 320, (1024,) * 8, "0" * 16, "1" * 16)
     assert config.frame_size == 320 and prior.sizes == (1024,) * 3

@@ -3,6 +3,7 @@
     speech-16k, DIR, hf:OWNER/NAME    models that `codec.load` reads
     RUN, RUN@last, RUN@best           the checkpoints of a folder that `codec train` wrote, or one of them; RUN@steps those of steps
     MODEL+30                          a model whose codes are refined in 30 steps (`codec encode --refine 30`)
+    MODEL+30v                         the same at variable bitrates (`--variable`)
     opus, codec2, speex, amr-wb       where installed
     lyra                              Lyra v2, with the folder of its .tflite files
 """
@@ -19,7 +20,7 @@ from codec.evaluation.systems.codec2 import Codec2
 from codec.evaluation.systems.lyra import Lyra
 from codec.evaluation.systems.opus import Opus, Speex
 from codec.evaluation.systems.original import ORIGINAL, Original  # noqa: F401
-from codec.evaluation.systems.ours import Ours, checkpoints, is_training
+from codec.evaluation.systems.ours import Ours, Variable, checkpoints, is_training
 
 BASELINES: dict[str, Callable[[str], System]] = {
     "opus": lambda lyra: Opus(), "codec2": lambda lyra: Codec2(), "speex": lambda lyra: Speex(), "amr-wb": lambda lyra: AmrWb(),
@@ -35,15 +36,15 @@ def build(names: Sequence[str], lyra: str = "") -> list[System]:
         if name in BASELINES:
             found.append(BASELINES[name](lyra))
             continue
-        model, refine = _refined(name)
+        model, refine, kind = _refined(name)
         if model in BASELINES:
-            raise SystemsError(f"{name}: codes of models are refined, and {model} is none: leave out +{refine}")
+            raise SystemsError(f"{name}: codes of models are refined, and {model} is none: leave out {name.removeprefix(model)}")
         folder, _, which = model.partition("@")
         if is_training(Path(folder)):
             chosen = checkpoints(Path(folder), [which] if which else [])
         else:
             chosen = {_label(model): model}
-        found += [Ours(source, f"{label}+{refine}" if refine else label, refine) for label, source in chosen.items()]
+        found += [kind(source, label + name.removeprefix(model), refine) for label, source in chosen.items()]
     labels = [system.name for system in found]
     for system in found:
         if labels.count(system.name) > 1:
@@ -55,10 +56,10 @@ def build(names: Sequence[str], lyra: str = "") -> list[System]:
     return found
 
 
-def _refined(name: str) -> tuple[str, int]:
-    """MODEL+30 -> MODEL, 30."""
-    match = None if Path(name).exists() else re.fullmatch(r"(.+)\+([1-9]\d*)", name)
-    return (match[1], int(match[2])) if match else (name, 0)
+def _refined(name: str) -> tuple[str, int, type[Ours]]:
+    """MODEL+30 -> MODEL, 30, and what codes it."""
+    match = None if Path(name).exists() else re.fullmatch(r"(.+)\+([1-9]\d*)(v?)", name)
+    return (match[1], int(match[2]), Variable if match[3] else Ours) if match else (name, 0, Ours)
 
 
 def _label(name: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from codec.evaluation.metrics.base import Coded
 from codec.evaluation.sound import Sound
-from codec.evaluation.systems.base import Clock, Setting, SystemsError, nearest
+from codec.evaluation.systems.base import Clock, Setting, SystemsError, kbps, nearest
 
 if TYPE_CHECKING:
     from codec.entropy import Prior
@@ -89,22 +89,65 @@ class Ours:
 
     def code(self, sound: Sound, setting: Setting) -> Coded:
         model, k = self.model, int(setting.name.removeprefix("k="))
-        encoding, decoding = Clock(), Clock()
+        encoding = Clock()
         count = k if model.quantizer.searched_by or self._refine else model.quantizer.num_codebooks
         if self._last is None or self._last[0] is not sound or self._last[1].codes.shape[1] != count:
             with encoding.running():
                 tokens = model.encode(sound.wav, sound.rate, num_codebooks=count, refine=self._refine)
             self._last = sound, tokens, encoding.seconds
         _, tokens, seconds = self._last
+        tokens = tokens.truncate(k)
+        return self._coded(sound, tokens, tokens.num_frames * model.quantizer.bits_per_frame(k), seconds, num_codebooks=k)
+
+    def _coded(self, sound: Sound, tokens: Tokens, bits: float, seconds: float, **quality: Any) -> Coded:
+        """seconds: of encoding. quality: what `encode` was given for these tokens, for other sounds."""
+        model, decoding = self.model, Clock()
         with decoding.running():
-            decoded = model.decode(tokens.truncate(k))[0, 0].numpy()
-        codes = tokens.codes[0].numpy()  # (K, frames)
+            decoded = model.decode(tokens)[0, 0].numpy()
         return Coded(
-            Sound(decoded, sound.rate), codes.shape[1] * model.quantizer.bits_per_frame(k), seconds, decoding.seconds,
-            codes=codes[:k], sizes=tuple(model.codebook_sizes[:k]), frame_seconds=1 / model.frame_rate,
-            recode=lambda wav: model.encode(wav, sound.rate, num_codebooks=k, refine=self._refine).codes[0].numpy(),
-            blocks=lambda: (_bits_of_blocks(tokens.truncate(k), self.prior), _bits_of_blocks(tokens.truncate(k), None)),
+            Sound(decoded, sound.rate), bits, seconds, decoding.seconds, codes=tokens.codes[0].numpy(),
+            sizes=tuple(model.codebook_sizes[: tokens.num_codebooks]), frame_seconds=1 / model.frame_rate,
+            recode=lambda wav: model.encode(wav, sound.rate, refine=self._refine, **quality).codes[0].numpy(),
+            blocks=lambda: (_bits_of_blocks(tokens, self.prior), _bits_of_blocks(tokens, None)),
         )
+
+
+class Variable(Ours):
+    """A model whose refined codes take any bitrate on average (`codec.allocation`); its bits are those of the payloads of a .tok file."""
+
+    @property
+    def source(self) -> str:
+        return f"{super().source}v"
+
+    @property
+    def key(self) -> str:
+        return f"{super().key}-variable-{self.prior.id.hex()}"
+
+    @cached_property
+    def prior(self) -> Prior:
+        from codec import hub
+        from codec.entropy import prior_of
+
+        return prior_of(hub.find(self.model_source), variable=True)
+
+    def settings(self, wanted: Sequence[float] | None) -> list[Setting]:
+        low, high = self.model.bitrate(1), self.model.bitrate()
+        if wanted is None:
+            wanted = [self.model.bitrate(k) for k in self.model.quantizer.counts]
+        return [Setting(kbps(rate), rate) for rate in sorted(set(wanted)) if low <= rate <= high]
+
+    def code(self, sound: Sound, setting: Setting) -> Coded:
+        quality, encoding = {"bitrate": setting.bitrate, "variable": self.prior}, Clock()
+        with encoding.running():
+            tokens = self.model.encode(sound.wav, sound.rate, refine=self._refine, **quality)
+        return self._coded(sound, tokens, payload_bits(tokens, self.prior), encoding.seconds, **quality)
+
+
+def payload_bits(tokens: Tokens, prior: Prior) -> int:
+    """Of the blocks of a .tok file, without what frames them."""
+    from codec.container.layout import BLOCK, BLOCK_FRAMES, CRC
+
+    return _bits_of_blocks(tokens, prior) - 8 * -(-tokens.num_frames // BLOCK_FRAMES) * (BLOCK.size + CRC.size)
 
 
 def _bits_of_blocks(tokens: Tokens, prior: Prior | None) -> int:

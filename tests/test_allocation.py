@@ -1,0 +1,240 @@
+"""Bits where they are heard: as many as were asked for, better than everywhere alike, and read by every reader."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import soundfile
+import torch
+from small_models import make_config, make_model
+
+import codec
+from codec.allocation import LEAST, Allocation, Variable, spread
+from codec.cli import main
+from codec.config import QuantizerConfig
+from codec.container import TokError
+from codec.entropy import prior_of
+from codec.entropy.prior import ORDER
+from codec.entropy.rates import Rates, contexts
+from codec.entropy.variable_fitting import fit_variable, shallow
+from codec.evaluation import systems
+from codec.evaluation.sound import Sound
+from codec.evaluation.systems.ours import payload_bits
+from codec.files import encode_file
+from codec.refinement import LOSSES, Refinement
+from codec.training.losses import SpectralLosses
+from quantizers.rate_search import search
+
+RATE = 16_000
+MODEL = "speech-16k"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return codec.load(MODEL)
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return prior_of(MODEL, variable=True)
+
+
+@pytest.fixture(scope="module")
+def noise():
+    generator = torch.Generator().manual_seed(0)
+    envelope = 0.02 + torch.sin(torch.arange(3 * RATE) / 900) ** 8
+    return 0.1 * envelope * torch.randn(3 * RATE, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def tiny_prior(tiny_model, noise):
+    return fit_variable(tiny_model, [noise, noise.flip(0)], part=1, rounds=(1, 1), epochs=(60, 30), progress=lambda text: None)
+
+
+def test_rates_are_those_of_the_coder(prior):
+    generator = torch.Generator().manual_seed(0)
+    before = [torch.randint(0, 1025, (8, 40), generator=generator) for _ in range(ORDER)]
+    below = torch.randint(0, 1024, (8, 40), generator=generator)
+    for k in range(8):
+        exact = torch.from_numpy(prior.frequencies(k, [each.numpy() for each in before], below.numpy())).float()
+        assert (Rates(prior).bits(k, before, below) - (16 - exact.log2())).abs().mul(exact / 65536).sum(1).max() < 0.03
+
+
+def test_contexts_are_the_frames_before():
+    codes, past = torch.arange(10, 18).view(2, 4), torch.tensor([[1, 2], [3, 4]])
+    last, one_more = contexts(codes, past)
+    assert last.tolist() == [[2, 10, 11, 12], [4, 14, 15, 16]] and one_more.tolist() == [[1, 2, 10, 11], [3, 4, 14, 15]]
+
+
+def test_the_search_finds_the_least_of_distance_and_bits():
+    generator = torch.Generator().manual_seed(0)
+    rows, codebooks = torch.randn(20, 3, generator=generator), torch.randn(3, 4, 3, generator=generator)
+    price, table = torch.rand(20, generator=generator), 4 * torch.rand(3, 20, 64, 4, generator=generator)
+
+    def cost(k, row, below):  # of what is chosen below, and of the row
+        spelt = sum((code * 4**i for i, code in enumerate(below)), torch.zeros_like(row))
+        return table[k, row, spelt]
+
+    found = search(rows, codebooks, price, cost, beam=64)
+    for n, row in enumerate(rows):
+        totals = {}
+        for codes in itertools.product(range(4), repeat=3):
+            bits = sum(table[k, n, sum(c * 4**i for i, c in enumerate(codes[:k])), codes[k]] for k in range(3))
+            totals[codes] = (row - sum(codebooks[k][c] for k, c in enumerate(codes))).square().sum() + price[n] * bits
+        assert tuple(found[n].tolist()) == min(totals, key=totals.get)
+
+
+def test_without_a_price_codes_are_the_nearest(noise):
+    tiny_model = make_model(make_config(quantizer=QuantizerConfig("rvq", 4, 32, {"settle": False})))
+    latents = tiny_model.encoder(noise.view(1, 1, -1))[0]
+    found = search(latents[0].T, tiny_model.quantizer.codebooks, torch.zeros(latents.shape[2]), lambda k, row, _: torch.rand(len(row), 32), beam=4)
+    assert torch.equal(found.T[None], tiny_model.quantizer.encode(latents, beam=4))
+
+
+@pytest.mark.parametrize("bitrate", [700, 1500, 3000])
+def test_it_takes_the_bits_that_are_asked_for(model, prior, speech, bitrate):
+    wav = speech[: 5 * RATE]
+    tokens = model.encode(wav, bitrate=bitrate, refine=2, variable=prior)
+    assert tokens.num_codebooks == model.num_codebooks and model.decode(tokens).shape[-1] == len(wav)
+    assert 0.93 * bitrate < payload_bits(tokens, prior) / 5 <= bitrate
+
+
+def test_the_same_bits_come_nearer_than_everywhere_alike(model, prior, speech):
+    wav = speech[: 4 * RATE]
+    alike, heard = (model.encode(wav, bitrate=1500, refine=10, variable=how) for how in (None, prior))
+    far = [SpectralLosses(RATE, LOSSES)(model.decode(each), wav.view(1, 1, -1)).total.item() for each in (alike, heard)]
+    assert far[1] < 0.96 * far[0] and payload_bits(heard, prior) <= alike.num_frames * 30
+
+
+def test_frames_that_matter_get_more_codes(model, prior, speech):
+    latents = model.encoder(speech[: 2 * RATE].view(1, 1, -1))[0]
+    smallest = model.quantizer.codebooks.float().square().sum(2).argmin(1)[:, None]
+    weights, allocation = torch.full((100,), 1e-3), Allocation(model, Variable(2000, prior))
+    weights[50:] = 1
+    allocation.start(latents)
+    codes, quantized, over = allocation.search(latents, weights)
+    assert torch.equal(quantized, model.quantizer.decode(codes)) and over < 1
+    used = (codes[0] != smallest).sum(0).float()
+    assert used[50:].mean() > used[:50].mean() + 2
+
+
+def test_weights_have_a_mean_of_one_and_no_extremes():
+    weights = spread(torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1e6]))
+    assert weights.mean() == pytest.approx(1) and weights.min() >= LEAST / 4 and weights.argmax() >= 5
+    assert torch.equal(spread(torch.full((5,), 3.0)), torch.ones(5)) and torch.isfinite(spread(torch.zeros(5))).all()
+
+
+def test_alone_in_a_batch_in_parts_and_from_a_file(tiny_model, tiny_prior, noise, tmp_path):
+    wav = torch.cat([noise, noise.flip(0)])[:84_321]
+    how = {"bitrate": 1000, "refine": 2, "variable": tiny_prior}
+    whole = tiny_model.encode(wav, **how).codes
+    batch = torch.stack([wav, wav.flip(0)])[:, None]
+    assert torch.equal(tiny_model.encode(batch, **how).codes[:1], whole)
+
+    for size in (7_777, 70_000):
+        coding = Refinement(tiny_model, 1, 4, 2, variable=Variable(1000, tiny_prior))
+        parts = [coding.push(part.view(1, 1, -1)) for part in wav[:80_000].split(size)]
+        assert torch.equal(torch.cat([*parts, coding.finish(wav[80_000:].view(1, 1, -1))], 2), whole)
+
+    soundfile.write(tmp_path / "in.wav", wav.numpy(), RATE, subtype="FLOAT")
+    report = encode_file(tiny_model, tmp_path / "in.wav", tmp_path / "a.tok", bitrate=1000, prior=tiny_prior, refine=2, variable=True)
+    assert report.bitrate == 1000 and report.num_codebooks == 4
+    assert torch.equal(codec.Tokens.load(tmp_path / "a.tok", prior=tiny_prior).codes, whole)
+
+
+def test_bits_that_were_not_spent_are_not_hoarded(model, prior, speech):
+    silence, wav = torch.zeros(8 * RATE), speech[: 4 * RATE]
+    tokens = model.encode(torch.cat([silence, wav]), bitrate=1500, refine=2, variable=prior)
+    assert payload_bits(tokens[400:], prior) <= 1.1 * 1500 * 4 + 128
+
+
+@pytest.mark.parametrize("samples", [1, 319, 4_000])
+def test_the_shortest_recordings(model, prior, speech, samples):
+    wav = speech[8_000 : 8_000 + samples]
+    tokens = model.encode(wav, bitrate=1500, refine=2, variable=prior)
+    assert tokens.num_samples == (samples,) and torch.isfinite(model.decode(tokens)).all()
+
+
+def test_silence_stays_silence(model, prior, speech):
+    for one in (torch.zeros(RATE), torch.cat([torch.zeros(2 * RATE), 0.3 * speech[: 2 * RATE]])):
+        decoded = model.decode(model.encode(one, bitrate=1500, refine=3, variable=prior)).flatten()
+        assert decoded[: round(0.9 * RATE)].square().mean().sqrt() < 10 ** (-70 / 20)
+
+
+def test_from_the_command_line(speech, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", speech[: 2 * RATE].numpy(), RATE, subtype="FLOAT")
+    options = ["--bitrate", "1.5", "--refine", "2", "--variable"]
+    assert not main(["encode", str(tmp_path / "in" / "a.wav"), str(tmp_path / "a.tok"), *options])
+    assert "8 codebooks, 1.5 kbit/s" in capsys.readouterr().out
+    assert not main(["encode", str(tmp_path / "in"), str(tmp_path / "out"), *options])
+    assert (tmp_path / "a.tok").read_bytes() == (tmp_path / "out" / "a.tok").read_bytes()
+    assert not main(["decode", str(tmp_path / "a.tok"), str(tmp_path / "a.wav")])
+    assert soundfile.info(tmp_path / "a.wav").frames == 2 * RATE
+    assert not main(["info", str(tmp_path / "a.tok")])
+
+
+def test_models_elsewhere_bring_their_own_prior(tiny_model, tiny_prior, noise, tmp_path, capsys):
+    codec.save(tiny_model, tmp_path / "model")
+    soundfile.write(tmp_path / "a.wav", noise.numpy(), RATE, subtype="FLOAT")
+    command = ["encode", str(tmp_path / "a.wav"), str(tmp_path / "a.tok"), "--model", str(tmp_path / "model")]
+    options = ["--bitrate", "1", "--refine", "1", "--variable"]
+    assert main([*command, *options]) == 1
+    assert "no variable.safetensors" in capsys.readouterr().err and not (tmp_path / "a.tok").exists()
+    tiny_prior.save(tmp_path / "model", variable=True)
+    assert not main([*command, *options])
+    assert not main(["decode", str(tmp_path / "a.tok"), str(tmp_path / "b.wav"), "--model", str(tmp_path / "model")])
+    with pytest.raises(TokError, match="entropy-coded with prior"):
+        codec.Tokens.load(tmp_path / "a.tok")
+
+
+def test_refusals(model, prior, tiny_model, tiny_prior, speech, noise, tmp_path, capsys):
+    def refused(words, which=model, wav=speech[:RATE], **how):
+        with pytest.raises(ValueError, match=words):
+            which.encode(wav, **how)
+
+    for how in ({"refine": 2}, {"bitrate": 1500}, {"bitrate": 1500, "refine": 2, "num_codebooks": 3}):
+        refused("variable wants bitrate.*and refine", variable=prior, **how)
+    for bitrate in (499, 4001):
+        refused("it must be 500 to 4000 bit/s for speech-16k", bitrate=bitrate, refine=2, variable=prior)
+    for other in (prior_of(MODEL), tiny_prior):
+        refused("has to be for all of speech-16k", bitrate=1500, refine=2, variable=other)
+    fsq = make_model(make_config(quantizer=QuantizerConfig("split_rvq", 4, 32)))
+    refused("not plain residual ones", fsq, noise, bitrate=1000, refine=2, variable=tiny_prior)
+    soundfile.write(tmp_path / "a.wav", noise.numpy(), RATE)
+    with pytest.raises(ValueError, match="variable=True needs the prior"):
+        encode_file(model, tmp_path / "a.wav", tmp_path / "a.tok", bitrate=1500, refine=2, variable=True)
+    for options in (["--bitrate", "1.5"], ["--refine", "2"], ["--codebooks", "3", "--refine", "2"]):
+        assert main(["encode", str(tmp_path / "a.wav"), str(tmp_path / "a.tok"), "--variable", *options]) == 1
+        assert "variable wants bitrate" in capsys.readouterr().err and not (tmp_path / "a.tok").exists()
+
+
+def test_a_sweep_measures_the_bits_that_were_taken(tiny_model, tiny_prior, noise, tmp_path):
+    codec.save(tiny_model, tmp_path / "tiny")
+    tiny_prior.save(tmp_path / "tiny", variable=True)
+    alike, system = systems.build([str(tmp_path / "tiny") + "+2", str(tmp_path / "tiny") + "+2v"])
+    assert system.name == alike.name + "v" and system.key != alike.key
+    (again,) = systems.build([system.source])
+    assert (again.name, again.key) == (system.name, system.key)
+    assert [each.bitrate for each in system.settings([300, 800.0, 1000.0, 9000.0])] == [800, 1000]
+    assert [each.bitrate for each in system.settings(None)] == [500, 1000, 1500, 2000]
+    (setting,) = system.settings([1000.0])
+    coded, tokens = system.code(Sound(noise.numpy(), RATE), setting), system.model.encode(noise, bitrate=1000, refine=2, variable=tiny_prior)
+    assert (coded.codes == tokens.codes[0].numpy()).all() and coded.bits == payload_bits(tokens, tiny_prior)
+    assert 0.9 * 3000 < coded.bits <= 3000
+
+
+def test_fitting_pays(tiny_model, tiny_prior, noise):
+    codes = tiny_model.encode(noise, bitrate=1000, refine=2, variable=tiny_prior).codes[0]
+    assert tiny_prior.sizes == tiny_model.codebook_sizes
+    assert Rates(tiny_prior).of(codes, torch.full((4, ORDER), 32)) < 0.6 * codes.numel() * 5
+
+
+def test_a_start_with_other_depths_in_each_frame(tiny_model):
+    codes = torch.randint(0, 32, (4, 400), generator=torch.Generator().manual_seed(0))
+    (cut,) = shallow([codes], tiny_model, 0)
+    smallest = tiny_model.quantizer.codebooks.square().sum(2).argmin(1)[:, None]
+    depth = (cut == codes).int().cummin(0).values.sum(0)
+    assert torch.equal(torch.where(torch.arange(4)[:, None] < depth, codes, smallest), cut)
+    assert len(depth.unique()) > 2 and (cut[0] == codes[0]).all()
