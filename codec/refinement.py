@@ -37,6 +37,7 @@ LOSSES: tuple[Mapping[str, Any], ...] = (  # entries of `codec.training.losses.S
     {"name": "stoi", "weight": 30.0},
     {"name": "speaker", "weight": 7.0, "options": {"features": 2.0}},
 )
+VOICE = 1500, 4000, 1.5  # bit/s between which, at a variable bitrate, the weight of `speaker` grows, by this power of the bitrate
 
 
 class Refinement:
@@ -62,7 +63,7 @@ class Refinement:
 
         self._model, self._steps = model, steps
         self._k, self._beam = num_codebooks, beam
-        self._losses = SpectralLosses(model.sample_rate, LOSSES if losses is None else losses).to(model.device)
+        self._losses = SpectralLosses(model.sample_rate, losses_for(variable) if losses is None else losses).to(model.device)
         together = model.quantizer.frame_multiple
         self._block, self._ahead = (max(1, round(s * model.frame_rate / together)) * together for s in (BLOCK, AHEAD))
         self._encoder = run_over(model.encoder, model.frame_size, 1)
@@ -184,9 +185,16 @@ def encoding(
     return Encoding(model, batch_size, num_codebooks, beam)
 
 
+def losses_for(variable: Variable | None) -> list[Mapping[str, Any]]:
+    """`LOSSES`; at a variable bitrate with more of the voice where there are more bits, which without it go where PESQ wants them."""
+    least, most, power = VOICE
+    more = 1.0 if variable is None else (min(max(variable.bitrate, least), most) / least) ** power
+    return [{**loss, "weight": loss["weight"] * more} if loss["name"] == "speaker" else loss for loss in LOSSES]
+
+
 def settings() -> str:
     """What changes with VERSION and the constants above, so that codes that were refined otherwise are not taken for the same."""
-    constants = VERSION, BLOCK, AHEAD, SHORTEST, RATE, BETAS, COMMITMENT, LOSSES, allocation.SETTINGS
+    constants = VERSION, BLOCK, AHEAD, SHORTEST, RATE, BETAS, COMMITMENT, LOSSES, VOICE, allocation.SETTINGS
     return hashlib.sha256(repr(constants).encode()).hexdigest()[:8]
 
 

@@ -22,7 +22,7 @@ from codec.evaluation import systems
 from codec.evaluation.sound import Sound
 from codec.evaluation.systems.ours import payload_bits
 from codec.files import encode_file
-from codec.refinement import LOSSES, Refinement
+from codec.refinement import LOSSES, Refinement, losses_for
 from codec.training.losses import SpectralLosses
 from quantizers.rate_search import search
 
@@ -238,3 +238,10 @@ def test_a_start_with_other_depths_in_each_frame(tiny_model):
     depth = (cut == codes).int().cummin(0).values.sum(0)
     assert torch.equal(torch.where(torch.arange(4)[:, None] < depth, codes, smallest), cut)
     assert len(depth.unique()) > 2 and (cut[0] == codes[0]).all()
+
+
+def test_the_voice_weighs_more_where_there_are_more_bits(prior):
+    assert losses_for(None) == losses_for(Variable(1500, prior)) == losses_for(Variable(500, prior)) == list(LOSSES)
+    for bitrate, more in ((3000, 2**1.5), (4000, (4 / 1.5) ** 1.5), (9000, (4 / 1.5) ** 1.5)):
+        *others, voice = losses_for(Variable(bitrate, prior))
+        assert others == list(LOSSES[:-1]) and voice == {**LOSSES[-1], "weight": pytest.approx(more * LOSSES[-1]["weight"])}
