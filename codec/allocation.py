@@ -34,7 +34,7 @@ SETTINGS = LEAST, MOST, TRIES, SLACK, FARTHEST, SLOPE, STEP, OVERHEAD, RESERVE
 
 
 class Variable(NamedTuple):
-    """bitrate: mean bit/s of each channel. prior: of the model, which has to be for all of its codebooks."""
+    """bitrate: mean bit/s of each channel, which a fraction of a second may exceed. prior: of the model, which has to be for all of its codebooks."""
 
     bitrate: float
     prior: Prior
@@ -115,6 +115,8 @@ def variable_of(
     """What is asked for by these arguments of `encode`, None without a prior. Raises ValueError where they do not go together."""
     if prior is None:
         return None
+    if not isinstance(prior, Prior):
+        raise ValueError(f"variable={prior!r}: give the prior that bits are counted by, codec.entropy.prior_of(NAME, variable=True)")
     if bitrate is None or num_codebooks is not None or not refine:
         raise ValueError("variable wants bitrate, which it distributes over all codebooks (no num_codebooks), and refine, for example 30, "
                          "which tells where")

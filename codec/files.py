@@ -36,8 +36,8 @@ Progress = Callable[[float, "float | None"], None]  # seconds of audio done, sec
 class EncodeReport:
     """What `encode_file` has done.
 
-    `seconds` of audio, `bitrate` nominal bit/s of all channels (what was asked for where it is variable), `size` in bytes (None for a pipe), `elapsed` seconds,
-    `note` is a line for the user when much of the energy lies above the model's band.
+    `seconds` of audio, `bitrate` nominal bit/s of all channels (what was asked for where it is variable), `size` in bytes (None for a
+    pipe), `elapsed` seconds, `note` is a line for the user when much of the energy lies above the model's band.
     """
 
     sample_rate: int

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from codec import entropy
 from codec.atomic import Output, WriteError
 from codec.config import CodecConfig, ConfigError
 from codec.convert import convert, is_foreign, shards
@@ -20,7 +21,6 @@ from codec.nn.teacher import LeftOut, left_out
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "speech-16k"
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
-PRIORS = ["prior.safetensors", "variable.safetensors"]  # for entropy coding
 SHOWN = 20  # tensors in an error message
 LATER = {"quantizer.cells"}  # what models saved by earlier versions lack; as it is built, they code as they did
 
@@ -170,7 +170,7 @@ def _download(name: str) -> Path:
     except ImportError:
         raise ConfigError(f"there is no folder {name}; if it is a hub id: pip install huggingface_hub") from None
     try:
-        path = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, *PRIORS, shards.INDEX, shards.FILES]))
+        path = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, entropy.FILE, entropy.VARIABLE, shards.INDEX, shards.FILES]))
         there = (path / WEIGHTS).is_file() or (path / shards.INDEX).is_file()
         return path if there else Path(snapshot_download(name, allow_patterns=[CONFIG, PICKLE]))
     except Exception as error:  # any of a dozen network and hub errors

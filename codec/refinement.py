@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codec import allocation
 from codec.allocation import Allocation, Variable, spread
 from codec.coding import Encoding, run_over
 
@@ -47,8 +46,8 @@ class Refinement:
     num_codebooks, beam  as in `Codec.encode`.
     steps   of the descent. Each takes a forward and a backward pass of the decoder.
     losses  that are to fall, `LOSSES` by default, which are for speech: entries of a recipe's `loss.spectral`.
-    variable  codes of all codebooks that take a mean bitrate once they are entropy-coded (`codec.allocation`): frames whose latents have
-            the larger gradients get more of it.
+    variable  codes of all codebooks that take a mean bitrate once they are entropy-coded (`codec.allocation`): frames where the loss
+            has the larger squared gradients get more of it. With all codebooks alone.
 
     Raises ValueError for fewer than 1 step and for a model that `check` refuses.
     """
@@ -59,6 +58,8 @@ class Refinement:
         losses: Sequence[Mapping[str, Any]] | None = None, variable: Variable | None = None,
     ):
         check(model, steps, losses)
+        if variable is not None and num_codebooks != model.num_codebooks:
+            raise ValueError(f"num_codebooks={num_codebooks}: a variable bitrate is for all {model.num_codebooks} of them")
         from codec.training.losses import SpectralLosses
 
         self._model, self._steps = model, steps
@@ -194,7 +195,7 @@ def losses_for(variable: Variable | None) -> list[Mapping[str, Any]]:
 
 def settings() -> str:
     """What changes with VERSION and the constants above, so that codes that were refined otherwise are not taken for the same."""
-    constants = VERSION, BLOCK, AHEAD, SHORTEST, RATE, BETAS, COMMITMENT, LOSSES, VOICE, allocation.SETTINGS
+    constants = VERSION, BLOCK, AHEAD, SHORTEST, RATE, BETAS, COMMITMENT, LOSSES
     return hashlib.sha256(repr(constants).encode()).hexdigest()[:8]
 
 

@@ -15,6 +15,7 @@ from codec.cli.folder import Job, find, run_jobs
 from codec.cli.progress import Progress
 
 DEFAULT_MODEL = "speech-16k"
+VARIED = 0.85, 1.05  # of the bits that were asked for: the payload of a file that is not made again at a variable bitrate
 AUDIO = (
     ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64",
     ".rf64", ".voc", ".sph", ".nist", ".avr", ".iff", ".svx", ".8svx", ".mp2", ".mp1",
@@ -110,10 +111,11 @@ def _folder(args: argparse.Namespace) -> int:
     model.quantizer.check_beam(args.beam)
     if args.refine:
         check(model, args.refine)
+    unwanted = () if spent else _variable_priors(args.model)
     losing, kept = [], []
 
     def is_done(job: Job) -> bool:
-        done = _is_done(job, spec, codebooks, prior)
+        done = _is_done(job, spec, codebooks, prior, unwanted, spent)
         kept.extend([job.target] * done)
         return done
 
@@ -135,8 +137,18 @@ def _folder(args: argparse.Namespace) -> int:
     return code
 
 
-def _is_done(job: Job, spec, codebooks: int, prior) -> bool:
-    """A whole .tok of this model with as many codebooks, not older than the recording, is not made again."""
+def _variable_priors(model: str) -> tuple[bytes, ...]:
+    """The id of a model's prior for a variable bitrate, if it has one."""
+    from codec import hub
+    from codec.entropy import VARIABLE, Prior
+
+    path = hub.find(model) / VARIABLE
+    return (Prior.load(path).id,) if path.is_file() else ()
+
+
+def _is_done(job: Job, spec, codebooks: int, prior, unwanted: tuple[bytes, ...], spent) -> bool:
+    """A whole .tok of this model with as many codebooks, not older than the recording, is not made again; at a variable bitrate
+    (`spent`) if its payload has about as many bits. unwanted: priors of files that were coded otherwise."""
     from codec.container import TokError, TokReader
 
     try:
@@ -147,6 +159,9 @@ def _is_done(job: Job, spec, codebooks: int, prior) -> bool:
                 return False
             for _ in reader.blocks():
                 pass
-            return True
+            if spent:
+                asked = spent.bitrate * reader.channels * reader.num_samples / reader.sample_rate / 8
+                return reader.prior_ids <= {prior.id} and VARIED[0] <= reader.payload_bytes / max(asked, 1) <= VARIED[1]
+            return reader.prior_ids.isdisjoint(unwanted)
     except (OSError, TokError):
         return False

@@ -48,6 +48,7 @@ class TokReader:
         self.num_samples: int | None = None
         self.complete = False  # whether the end block has been read
         self.payload_bytes = 0  # of the blocks that have been read
+        self.prior_ids: set[bytes] = set()  # by which they were entropy-coded
         self._lost: list[tuple[int, int]] = []
         self._frames = self._blocks = 0
         try:
@@ -256,7 +257,6 @@ class TokReader:
         if CRC.pack(crc32(data[: -CRC.size], self._seed)) != crc:
             raise self._damaged(frames)
         payload = data[BLOCK.size : -CRC.size]
-        self.payload_bytes += len(payload)
         if coding == self._coding:
             codes = self._layout.unpack(payload, first, frames)
         elif coding == ENTROPY and not self._layout.multi_rate:
@@ -268,7 +268,7 @@ class TokReader:
         if (codes.max(axis=1) >= self._layout.sizes).any():
             raise TokError(f"{self.name}: block {index + 1} holds codes that its codebooks do not have: encode again")
         self._source.skip(len(data))
-        self._running = crc32(crc, self._running)
+        self._running, self.payload_bytes = crc32(crc, self._running), self.payload_bytes + len(payload)
         return _Block(index, first, codes.reshape(self.channels, self.num_codebooks, frames))
 
     def _decode(self, payload: bytes, index: int, frames: int) -> np.ndarray:
@@ -288,9 +288,10 @@ class TokReader:
         """The one that a block was coded with: of those that were given, or of the model in the box."""
         try:
             if all(prior.id != wanted for prior in self._priors):
-                self._priors = priors_in_the_box(self.spec.name)
+                self._priors = *self._priors, *priors_in_the_box(self.spec.name)
             for prior in self._priors:
                 if prior.id == wanted:
+                    self.prior_ids.add(wanted)
                     prior.check(self.spec, self.num_codebooks)
                     return prior
         except ValueError as error:

@@ -153,7 +153,7 @@ _BOX = Path(__file__).parent.parent / "pretrained"
 
 def priors_in_the_box(name: str) -> tuple[Prior, ...]:
     """Of a model in the box, by its name, which is never taken as a path. Raises ValueError when there is none."""
-    found = priors_in(_BOX / name) if name in {path.parent.name for path in _BOX.glob(f"*/{FILE}")} else ()
+    found = priors_in(_BOX / name) if name in {path.name for path in _BOX.iterdir()} else ()
     if not found:
         raise ValueError(f"there is no prior for model {name!r} in the box: name the folder of the model that has it")
     return found
@@ -169,14 +169,14 @@ def prior_of(model: str | os.PathLike[str], variable: bool = False) -> Prior:
 
     Raises ValueError when it has none."""
     name = VARIABLE if variable else FILE
-    inside = (_BOX / str(model) / FILE).is_file()
+    inside = (_BOX / str(model) / name).is_file()
     path = (_BOX if inside else Path()) / model / name
     if not path.is_file():
-        what, how = ("a variable bitrate", "benchmarks/entropy.py --variable") if variable else ("entropy coding", "codec.entropy.fitting")
+        what, how = ("a variable bitrate", "codec.entropy.variable_fitting") if variable else ("entropy coding", "codec.entropy.fitting")
         raise ValueError(f"model {str(model)!r} has no {name} for {what}: fit one ({how})")
     return _load(path)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _load(path: Path) -> Prior:
     return Prior.load(path)

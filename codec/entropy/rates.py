@@ -1,5 +1,5 @@
 """What codes cost in bits under a prior, in floats: for encoders that choose codes by it. Files are written in whole numbers
-(`codec.entropy.payload`), from which this differs by thousandths of a bit."""
+(`codec.entropy.payload`), from which this differs by hundredths of a bit on average."""
 
 from __future__ import annotations
 

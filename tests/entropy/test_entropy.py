@@ -178,6 +178,9 @@ def test_fitting_learns_what_follows_what():
     assert np.array_equal(unpack(pack(codes, sizes, prior), codes.shape, sizes, prior), codes)
     assert len(pack(codes, sizes, prior)) < 0.25 * 500 * 7 / 8
     assert len(pack(codes[:, :1], sizes, prior)) < 0.4 * 500 * 4 / 8  # fewer codebooks
+    assert fit_prior([codes[0]], spec, epochs=0, start=prior).id == prior.id  # goes on from just there
+    further = fit_prior([recording(1000) for _ in range(8)], spec, epochs=10, start=prior)
+    assert further.id != prior.id and len(pack(codes, sizes, further)) < 1.05 * len(pack(codes, sizes, prior))
     with pytest.raises(ValueError, match="first 2 codebooks"):
         fit_prior([codes[0, :1]], spec)
     with pytest.raises(ValueError, match="one frame rate"):

@@ -121,6 +121,8 @@ def _tokens(task: Probing, out: str, system: System):
     from codec.evaluation.probe_heads import start_tables
     from codec.evaluation.probe_tokens import code_vectors
 
+    if not task.setting.name.startswith("k="):
+        raise ValueError("frames of a variable bitrate have few codes or many, and no probe is made for that: take MODEL+30")
     model, k = system.model, int(task.setting.name.removeprefix("k="))
     found = {cell.file: keep.read(keep.codes_path(out, cell)) for cell in task.coded}
     frames = {file: torch.from_numpy(codes[:k].astype(np.int64)) for file, codes in found.items() if codes is not None and len(codes) >= k}

@@ -20,7 +20,7 @@ from codec.evaluation.systems.codec2 import Codec2
 from codec.evaluation.systems.lyra import Lyra
 from codec.evaluation.systems.opus import Opus, Speex
 from codec.evaluation.systems.original import ORIGINAL, Original  # noqa: F401
-from codec.evaluation.systems.ours import Ours, Variable, checkpoints, is_training
+from codec.evaluation.systems.ours import Ours, VariableRate, checkpoints, is_training
 
 BASELINES: dict[str, Callable[[str], System]] = {
     "opus": lambda lyra: Opus(), "codec2": lambda lyra: Codec2(), "speex": lambda lyra: Speex(), "amr-wb": lambda lyra: AmrWb(),
@@ -57,9 +57,9 @@ def build(names: Sequence[str], lyra: str = "") -> list[System]:
 
 
 def _refined(name: str) -> tuple[str, int, type[Ours]]:
-    """MODEL+30 -> MODEL, 30, and what codes it."""
+    """MODEL+30, or MODEL+30v -> MODEL, 30, and what codes it."""
     match = None if Path(name).exists() else re.fullmatch(r"(.+)\+([1-9]\d*)(v?)", name)
-    return (match[1], int(match[2]), Variable if match[3] else Ours) if match else (name, 0, Ours)
+    return (match[1], int(match[2]), VariableRate if match[3] else Ours) if match else (name, 0, Ours)
 
 
 def _label(name: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,23 +99,24 @@ class Ours:
             self._last = sound, tokens, encoding.seconds
         _, tokens, seconds = self._last
         tokens = tokens.truncate(k)
-        return self._coded(sound, tokens, tokens.num_frames * model.quantizer.bits_per_frame(k), seconds, num_codebooks=k)
+        return self._coded(sound, tokens, tokens.num_frames * model.quantizer.bits_per_frame(k), seconds, k)
 
-    def _coded(self, sound: Sound, tokens: Tokens, bits: float, seconds: float, **quality: Any) -> Coded:
-        """seconds: of encoding. quality: what `encode` was given for these tokens, for other sounds."""
+    def _coded(self, sound: Sound, tokens: Tokens, bits: float, seconds: float, k: int) -> Coded:
+        """seconds: of encoding. k: codebooks of these tokens."""
         model, decoding = self.model, Clock()
         with decoding.running():
             decoded = model.decode(tokens)[0, 0].numpy()
         return Coded(
             Sound(decoded, sound.rate), bits, seconds, decoding.seconds, codes=tokens.codes[0].numpy(),
-            sizes=tuple(model.codebook_sizes[: tokens.num_codebooks]), frame_seconds=1 / model.frame_rate,
-            recode=lambda wav: model.encode(wav, sound.rate, refine=self._refine, **quality).codes[0].numpy(),
+            sizes=tuple(model.codebook_sizes[:k]), frame_seconds=1 / model.frame_rate,
+            recode=lambda wav: model.encode(wav, sound.rate, num_codebooks=k, refine=self._refine).codes[0].numpy(),
             blocks=lambda: (_bits_of_blocks(tokens, self.prior), _bits_of_blocks(tokens, None)),
         )
 
 
-class Variable(Ours):
-    """A model whose refined codes take any bitrate on average (`codec.allocation`); its bits are those of the payloads of a .tok file."""
+class VariableRate(Ours):
+    """A model whose refined codes take any bitrate on average (`codec.allocation`); its bits are those of the payloads of a .tok file. It
+    gives no codes to be judged: how many of a frame's mean something varies."""
 
     @property
     def source(self) -> str:
@@ -121,14 +124,17 @@ class Variable(Ours):
 
     @property
     def key(self) -> str:
-        return f"{super().key}-variable-{self.prior.id.hex()}"
+        from codec import allocation, refinement
+
+        settings = hashlib.sha256(repr((refinement.VOICE, allocation.SETTINGS)).encode()).hexdigest()[:8]
+        return f"{super().key}-variable-{self.prior.id.hex()}-{settings}"
 
     @cached_property
     def prior(self) -> Prior:
         from codec import hub
         from codec.entropy import prior_of
 
-        return prior_of(hub.find(self.model_source), variable=True)
+        return prior_of(self.model_source if self.model_source in hub.models() else hub.find(self.model_source), variable=True)
 
     def settings(self, wanted: Sequence[float] | None) -> list[Setting]:
         low, high = self.model.bitrate(1), self.model.bitrate()
@@ -137,10 +143,11 @@ class Variable(Ours):
         return [Setting(kbps(rate), rate) for rate in sorted(set(wanted)) if low <= rate <= high]
 
     def code(self, sound: Sound, setting: Setting) -> Coded:
-        quality, encoding = {"bitrate": setting.bitrate, "variable": self.prior}, Clock()
+        encoding = Clock()
         with encoding.running():
-            tokens = self.model.encode(sound.wav, sound.rate, refine=self._refine, **quality)
-        return self._coded(sound, tokens, payload_bits(tokens, self.prior), encoding.seconds, **quality)
+            tokens = self.model.encode(sound.wav, sound.rate, bitrate=setting.bitrate, refine=self._refine, variable=self.prior)
+        coded = self._coded(sound, tokens, payload_bits(tokens, self.prior), encoding.seconds, tokens.num_codebooks)
+        return replace(coded, codes=None, sizes=(), recode=None)
 
 
 def payload_bits(tokens: Tokens, prior: Prior) -> int:
