@@ -25,7 +25,7 @@ from codec.cli.encode import AUDIO
 from codec.container import BLOCK, CRC, SYNC, TokReader, TokWriter
 from codec.entropy import Prior, prior_of
 from codec.entropy.fitting import fit_prior
-from codec.entropy.variable_fitting import fit_variable
+from codec.entropy.variable_fitting import fit_variable, smallest_vectors
 from codec.model import Codec
 
 
@@ -100,7 +100,7 @@ def measure(model: Codec, recordings: list[np.ndarray], prior: Prior) -> None:
 def measure_variable(model: Codec, recordings: list[torch.Tensor], prior: Prior) -> None:
     seconds = sum(len(wav) for wav in recordings) / model.sample_rate
     print(f"{len(recordings)} recordings, {seconds:.0f} s\n\n| asked for, kbit/s | taken | codes of no weight, by codebook |\n|---|---|---|")
-    smallest = model.quantizer.codebooks.float().square().sum(2).argmin(1)[:, None]
+    smallest = smallest_vectors(model)
     for bitrate in (1500, 3000):
         codes = [model.encode(wav, bitrate=bitrate, refine=4, variable=prior).codes for wav in recordings]
         taken = sum(payload_bytes(write(model, each.numpy(), prior)) for each in codes) * 8 / seconds / 1000

@@ -28,13 +28,13 @@ LEAST, MOST = 0.01, 10.0  # of such costs, in means
 TRIES, SLACK = 4, 0.6  # prices that are tried at every turn, and the bits a frame that may be left unspent
 FARTHEST = 1000.0  # of a price from what is usual, as a factor
 SLOPE, STEP = 20.0, 0.7  # bits a frame that a price e times as high saves, about; the largest change of its logarithm
-OVERHEAD = 64  # bits of each block of a file, which holds BLOCK_FRAMES frames
+OVERHEAD = 64  # bits of each block of a file, which holds BLOCK_FRAMES frames: the prior's id and the coder's state
 RESERVE = 0.1  # of a block's bits: the most that the next one may have of them, and that overhead takes
 SETTINGS = LEAST, MOST, TRIES, SLACK, FARTHEST, SLOPE, STEP, OVERHEAD, RESERVE
 
 
 class Variable(NamedTuple):
-    """bitrate: mean bit/s of each channel, which a fraction of a second may exceed. prior: of the model, which has to be for all of its codebooks."""
+    """bitrate: mean bit/s of each channel, which a fraction of a second may exceed. prior: of the model, for all of its codebooks."""
 
     bitrate: float
     prior: Prior
@@ -71,10 +71,10 @@ class Allocation:
     def search(self, latents: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor, float]:
         """Codes (1, K, T) for latents (1, dim, T) of the block, what they stand for, and the bits that they take too many.
 
-        weights (T,): what errors in each frame cost, by any measure; alike for None.
+        weights (T,): of the frames' squared distances, as `spread` gives them; alike for None.
         """
         rows = latents[0].T.detach()
-        weights = rows.new_ones(len(rows)) if weights is None else spread(weights)
+        weights = rows.new_ones(len(rows)) if weights is None else weights
         for _ in range(self._tries):
             self._codes = self._search(rows, weights)
             over = (self._rates.of(self._codes, self._past).item() - self._budget) / len(rows)

@@ -30,6 +30,11 @@ def models() -> list[str]:
     return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{CONFIG}"))
 
 
+def prior_of(name: str, variable: bool = False) -> entropy.Prior:
+    """The prior for entropy coding of a model by its name, folder or hub id. Raises ValueError when it has none."""
+    return entropy.prior_of(name if name in models() else find(name), variable)
+
+
 def load(name: str | Path = DEFAULT, device: str | torch.device = "cpu", without: str | None = None) -> Codec:
     """Load a model in the box by name, a directory with config.json and model.safetensors, or a hub id `owner/name`
     (also `hf:owner/name`).

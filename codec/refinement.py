@@ -140,15 +140,14 @@ class Refinement:
         scale = latents.square().mean().sqrt().clamp_min(1e-6)
         moved = latents.clone().requires_grad_()
         slope, square = torch.zeros_like(moved), torch.zeros_like(moved)  # Adam's; torch's own brings its compiler along
-        target, best, costs, weights = self._cropped(target, heard), None, None, 1.0
+        target, best, weights = self._cropped(target, heard), None, None
         if spending is not None:
             spending.start(latents)
         for step in range(self._steps + 1):
             if spending is None:
                 (codes, quantized), over = self._quantized(moved), 0.0
             else:
-                codes, quantized, over = spending.search(moved, costs)
-                weights = 1.0 if costs is None else spread(costs)
+                codes, quantized, over = spending.search(moved, weights)
             with torch.enable_grad(), _recurrent(self._model.decoder):
                 through = moved + (quantized - moved).detach()
                 audio, _ = self._model.decoder(torch.cat([through, behind], 2), state)
@@ -157,12 +156,13 @@ class Refinement:
                     best = (over, loss.detach()), codes, quantized
                 if step == self._steps:
                     break
-                committed = ((moved - quantized).square() * weights).mean() / scale**2
+                committed = ((moved - quantized).square() * (1.0 if weights is None else weights)).mean() / scale**2
                 (gradient,) = torch.autograd.grad(loss + COMMITMENT * committed, moved)
             slope, square = slope.lerp(gradient, 1 - BETAS[0]), square.lerp(gradient.square(), 1 - BETAS[1])
             direction = slope / (1 - BETAS[0] ** (step + 1)) / ((square / (1 - BETAS[1] ** (step + 1))).sqrt() + 1e-8)
             moved -= RATE * scale * (1 - step / self._steps) * direction
-            costs = square[0].mean(0)
+            if spending is not None:
+                weights = spread(square[0].mean(0))
         if spending is not None:
             spending.take(best[1])
         return best[1:]

@@ -18,7 +18,7 @@ from codec.container import TokError
 from codec.entropy import prior_of
 from codec.entropy.prior import ORDER
 from codec.entropy.rates import Rates, contexts
-from codec.entropy.variable_fitting import fit_variable, shallow
+from codec.entropy.variable_fitting import fit_variable, shallow, smallest_vectors
 from codec.evaluation import systems
 from codec.evaluation.sound import Sound
 from codec.evaluation.systems.ours import payload_bits
@@ -110,7 +110,7 @@ def test_the_same_bits_come_nearer_than_everywhere_alike(model, prior, speech):
 
 def test_frames_that_matter_get_more_codes(model, prior, speech):
     latents = model.encoder(speech[: 2 * RATE].view(1, 1, -1))[0]
-    smallest = model.quantizer.codebooks.float().square().sum(2).argmin(1)[:, None]
+    smallest = smallest_vectors(model)
     weights, allocation = torch.full((100,), 1e-3), Allocation(model, Variable(2000, prior))
     weights[50:] = 1
     allocation.start(latents)
@@ -266,7 +266,7 @@ def test_rounds_of_fitting_pay(tiny_model, tiny_prior, noise):
 def test_a_start_with_other_depths_in_each_frame(tiny_model):
     codes = torch.randint(0, 32, (4, 400), generator=torch.Generator().manual_seed(0))
     (cut,) = shallow([codes], tiny_model, 0)
-    smallest = tiny_model.quantizer.codebooks.square().sum(2).argmin(1)[:, None]
+    smallest = smallest_vectors(tiny_model)
     depth = (cut == codes).int().cummin(0).values.sum(0)
     assert torch.equal(torch.where(torch.arange(4)[:, None] < depth, codes, smallest), cut)
     assert len(depth.unique()) > 2 and (cut[0] == codes[0]).all()

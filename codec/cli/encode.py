@@ -91,9 +91,8 @@ def _prior(args: argparse.Namespace):
     if not (args.entropy or args.variable):
         return None
     from codec import hub
-    from codec.entropy import prior_of
 
-    return prior_of(args.model if args.model in hub.models() else hub.find(args.model), args.variable)
+    return hub.prior_of(args.model, args.variable)
 
 
 def _folder(args: argparse.Namespace) -> int:
@@ -140,10 +139,9 @@ def _folder(args: argparse.Namespace) -> int:
 def _variable_priors(model: str) -> tuple[bytes, ...]:
     """The id of a model's prior for a variable bitrate, if it has one."""
     from codec import hub
-    from codec.entropy import VARIABLE, Prior
+    from codec.entropy import VARIABLE
 
-    path = hub.find(model) / VARIABLE
-    return (Prior.load(path).id,) if path.is_file() else ()
+    return (hub.prior_of(model, variable=True).id,) if (hub.find(model) / VARIABLE).is_file() else ()
 
 
 def _is_done(job: Job, spec, codebooks: int, prior, unwanted: tuple[bytes, ...], spent) -> bool:

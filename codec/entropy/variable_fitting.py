@@ -41,11 +41,16 @@ def fit_variable(
     return prior
 
 
+def smallest_vectors(model: Codec) -> Tensor:
+    """The code of the vector nearest to zero of each codebook (K, 1)."""
+    return model.quantizer.codebooks.float().square().sum(2).argmin(1)[:, None]
+
+
 def shallow(recordings: Sequence[Tensor], model: Codec, seed: int) -> Iterator[Tensor]:
     """Codes (K, T) with the smallest vector of each codebook beyond some depth, which wanders from frame to frame: a start, in which
     that code means "no more"."""
     count, generator = model.num_codebooks, torch.Generator().manual_seed(seed)
-    smallest = model.quantizer.codebooks.float().square().sum(2).argmin(1)[:, None]
+    smallest = smallest_vectors(model)
     for codes in recordings:
         noise = torch.randn(1, 1, codes.shape[1] + 4, generator=generator)
         depth = 1 + (count - 2) * torch.rand(1, generator=generator) + 2.5 * F.avg_pool1d(noise, 5, 1)[0, 0]

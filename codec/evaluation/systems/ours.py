@@ -132,9 +132,8 @@ class VariableRate(Ours):
     @cached_property
     def prior(self) -> Prior:
         from codec import hub
-        from codec.entropy import prior_of
 
-        return prior_of(self.model_source if self.model_source in hub.models() else hub.find(self.model_source), variable=True)
+        return hub.prior_of(self.model_source, variable=True)
 
     def settings(self, wanted: Sequence[float] | None) -> list[Setting]:
         low, high = self.model.bitrate(1), self.model.bitrate()
