@@ -113,7 +113,7 @@ def variable_of(
     model: Codec, num_codebooks: int | None, bitrate: float | None, refine: int, prior: Prior | None
 ) -> Variable | None:
     """What is asked for by these arguments of `encode`, None without a prior. Raises ValueError where they do not go together."""
-    if prior is None:
+    if prior is None or prior is False:
         return None
     if not isinstance(prior, Prior):
         raise ValueError(f"variable={prior!r}: give the prior that bits are counted by, codec.entropy.prior_of(NAME, variable=True)")
@@ -127,12 +127,18 @@ def variable_of(
 
 def check(model: Codec, variable: Variable) -> None:
     """Raise ValueError where there is nothing to choose from, or no bits to choose by."""
+    check_quantizer(model)
     least, most = model.bitrate(1), model.bitrate()
-    if not isinstance(model.quantizer, ResidualVQ):
-        raise ValueError(f"the codebooks of {model.config.name} are not plain residual ones (rvq), and only of those are bits distributed: "
-                         "leave variable out, or take speech-16k")
-    if not least <= variable.bitrate <= most:
-        raise ValueError(f"bitrate={variable.bitrate:g}: with variable it must be {least:g} to {most:g} bit/s for {model.config.name}")
+    if not isinstance(variable.bitrate, int | float) or not least <= variable.bitrate <= most:
+        raise ValueError(f"bitrate={variable.bitrate!r}: with variable it must be {least:g} to {most:g} bit/s "
+                         f"({least / 1000:g} to {most / 1000:g} kbit/s) for {model.config.name}")
     if variable.prior.sizes != model.codebook_sizes:
         raise ValueError(f"the prior is for codebooks of {variable.prior.sizes}, and has to be for all of {model.config.name}, "
                          f"{model.codebook_sizes}: take codec.entropy.prior_of(…, variable=True)")
+
+
+def check_quantizer(model: Codec) -> None:
+    """Raise ValueError for codebooks that bits cannot be distributed over."""
+    if not isinstance(model.quantizer, ResidualVQ):
+        raise ValueError(f"the codebooks of {model.config.name} are not plain residual ones (rvq, kmeans), and only of those are bits "
+                         "distributed: leave variable out, or take speech-16k")

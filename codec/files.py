@@ -105,7 +105,7 @@ def encode_file(
     start = time.perf_counter()
     model.check_dtype()
     if variable and prior is None:
-        raise ValueError("variable=True needs the prior that bits are counted by: codec.entropy.prior_of(NAME, variable=True)")
+        raise ValueError("variable=True needs the prior that bits are counted by: give prior=codec.entropy.prior_of(NAME, variable=True)")
     spent = variable_of(model, num_codebooks, bitrate, refine, prior if variable else None)
     k = model.num_codebooks if spent else model.codebooks_for(num_codebooks, bitrate)
     model.quantizer.check_beam(beam)
@@ -130,7 +130,8 @@ def encode_file(
             band.update(block[:, :0], resampled)
             yield resampled
 
-        with TokWriter(target, model.spec, k, rate, channels, prior) as writer, torch.no_grad():
+        asked = bitrate if spent else None
+        with TokWriter(target, model.spec, k, rate, channels, prior, asked) as writer, torch.no_grad():
             coding = encoding(model, channels, k, beam, refine, spent)
             for block in cut(at_model_rate(), push_frames(model.encoder) * model.frame_size):
                 codes = coding.push(as_samples(torch.from_numpy(block).unsqueeze(1)).to(model.device))  # (channels, K, m)

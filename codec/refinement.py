@@ -36,7 +36,7 @@ LOSSES: tuple[Mapping[str, Any], ...] = (  # entries of `codec.training.losses.S
     {"name": "stoi", "weight": 30.0},
     {"name": "speaker", "weight": 7.0, "options": {"features": 2.0}},
 )
-VOICE = 1500, 4000, 1.5  # bit/s between which, at a variable bitrate, the weight of `speaker` grows, by this power of the bitrate
+VOICE = 1500, 3000, 1.5  # bit/s between which, at a variable bitrate, the weight of `speaker` grows, by this power of the bitrate
 
 
 class Refinement:

@@ -15,6 +15,7 @@ from codec.allocation import LEAST, Allocation, Variable, spread
 from codec.cli import main
 from codec.config import QuantizerConfig
 from codec.container import TokError
+from codec.container.layout import Header
 from codec.entropy import prior_of
 from codec.entropy.prior import ORDER
 from codec.entropy.rates import Rates, contexts
@@ -193,11 +194,48 @@ def test_a_folder_is_made_again_at_another_bitrate(tiny_model, tiny_prior, noise
         return (tmp_path / "out" / "a.tok").stat().st_ino != before
 
     variable = ["--refine", "1", "--variable", "--bitrate"]
-    assert made(*variable, "1") and not made(*variable, "1") and made(*variable, "0.8") and made(*variable, "1")
+    assert made(*variable, "1") and not made(*variable, "1") and made(*variable, "0.98") and made(*variable, "1")
     assert made() and not made() and made(*variable, "1")
     with codec.container.TokReader(tmp_path / "out" / "a.tok", prior=tiny_prior) as reader:
         assert reader.channels == 2 and sum(codes.shape[2] for _, codes in reader.blocks()) == 300
         assert 0.85 < reader.payload_bytes / (2 * 1000 * 3 / 8) <= 1 and reader.prior_ids == {tiny_prior.id}
+
+
+def test_sounds_that_take_other_bits_than_asked_for_are_not_made_again(tiny_model, tiny_prior, noise, tmp_path, capsys):
+    codec.save(tiny_model, tmp_path / "model")
+    tiny_prior.save(tmp_path / "model", variable=True)
+    (tmp_path / "in").mkdir()
+    for name, wav in (("silence", torch.zeros(2 * RATE)), ("click", noise[:800]), ("sample", noise[:1])):
+        soundfile.write(tmp_path / "in" / f"{name}.wav", wav.numpy(), RATE, subtype="FLOAT")
+    command = ["encode", str(tmp_path / "in"), str(tmp_path / "out"), "--model", str(tmp_path / "model"),
+               "--refine", "1", "--variable", "--bitrate", "1"]
+    assert not main(command) and "3 files encoded" in capsys.readouterr().out
+    assert not main(command) and "3 done before" in capsys.readouterr().out
+    tiny_prior_of_another_day = fit_variable(tiny_model, [noise, noise], part=1, rounds=(), epochs=(1, 1), progress=lambda text: None)
+    tiny_prior_of_another_day.save(tmp_path / "model", variable=True)
+    assert not main(command) and "1 file encoded" in capsys.readouterr().out  # the others were packed, for which no prior is needed
+
+
+def test_files_tell_what_was_asked_for(tiny_model, tiny_prior, noise, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise.numpy(), RATE, subtype="FLOAT")
+    for bitrate, how in ((900, {"prior": tiny_prior, "variable": True, "refine": 1, "bitrate": 900}), (None, {"bitrate": 1000})):
+        encode_file(tiny_model, tmp_path / "a.wav", tmp_path / "a.tok", **how)
+        with codec.container.TokReader(tmp_path / "a.tok", prior=tiny_prior) as reader:
+            assert reader.header.bitrate == bitrate
+    for wrong in ("1500", -1.0, float("nan"), True):
+        fields = json.loads(reader.header.to_json()) | {"bitrate": wrong}
+        with pytest.raises(ValueError, match="bitrate"):
+            Header.from_json(json.dumps(fields).encode())
+
+
+def test_a_prior_that_changed_is_read_again(tiny_prior, prior, tmp_path, monkeypatch):
+    for folder, each in (("a", tiny_prior), ("b", prior)):
+        (tmp_path / folder / "m").mkdir(parents=True)
+        each.save(tmp_path / folder / "m", variable=True)
+        monkeypatch.chdir(tmp_path / folder)
+        assert prior_of("m", variable=True).id == each.id
+    tiny_prior.save(tmp_path / "b" / "m", variable=True)
+    assert prior_of("m", variable=True).id == tiny_prior.id
 
 
 def test_models_elsewhere_bring_their_own_prior(tiny_model, tiny_prior, noise, tmp_path, capsys):
@@ -221,21 +259,29 @@ def test_refusals(model, prior, tiny_model, tiny_prior, speech, noise, tmp_path,
 
     for how in ({"refine": 2}, {"bitrate": 1500}, {"bitrate": 1500, "refine": 2, "num_codebooks": 3}):
         refused("variable wants bitrate.*and refine", variable=prior, **how)
+    refused("bitrate='1500': with variable it must be", bitrate="1500", refine=2, variable=prior)
+    assert torch.equal(model.encode(speech[:RATE], variable=False).codes, model.encode(speech[:RATE]).codes)
     refused("variable=True: give the prior", bitrate=1500, refine=2, variable=True)
     with pytest.raises(ValueError, match="for all 8 of them"):
         Refinement(model, 1, 3, 2, variable=Variable(1500, prior))
     for bitrate in (499, 4001):
-        refused("it must be 500 to 4000 bit/s for speech-16k", bitrate=bitrate, refine=2, variable=prior)
+        refused("it must be 500 to 4000 bit/s .0.5 to 4 kbit/s. for speech-16k", bitrate=bitrate, refine=2, variable=prior)
     for other in (prior_of(MODEL), tiny_prior):
         refused("has to be for all of speech-16k", bitrate=1500, refine=2, variable=other)
     split = make_model(make_config(quantizer=QuantizerConfig("split_rvq", 4, 32)))
     refused("not plain residual ones", split, noise, bitrate=1000, refine=2, variable=tiny_prior)
+    with pytest.raises(ValueError, match="not plain residual ones"):
+        fit_variable(split, [noise])
+    for recordings in ([], [noise]):
+        with pytest.raises(ValueError, match=f"{len(recordings)} recordings are too few to take each 10th in 2 rounds"):
+            fit_variable(tiny_model, recordings)
     soundfile.write(tmp_path / "a.wav", noise.numpy(), RATE)
     with pytest.raises(ValueError, match="variable=True needs the prior"):
         encode_file(model, tmp_path / "a.wav", tmp_path / "a.tok", bitrate=1500, refine=2, variable=True)
     for options in (["--bitrate", "1.5"], ["--refine", "2"], ["--codebooks", "3", "--refine", "2"]):
-        assert main(["encode", str(tmp_path / "a.wav"), str(tmp_path / "a.tok"), "--variable", *options]) == 1
-        assert "variable wants bitrate" in capsys.readouterr().err and not (tmp_path / "a.tok").exists()
+        with pytest.raises(SystemExit):
+            main(["encode", str(tmp_path / "a.wav"), str(tmp_path / "a.tok"), "--variable", *options])
+        assert "--variable distributes --bitrate" in capsys.readouterr().err and not (tmp_path / "a.tok").exists()
 
 
 def test_a_sweep_measures_the_bits_that_were_taken(tiny_model, tiny_prior, noise, tmp_path):
@@ -274,6 +320,6 @@ def test_a_start_with_other_depths_in_each_frame(tiny_model):
 
 def test_the_voice_weighs_more_where_there_are_more_bits(prior):
     assert losses_for(None) == losses_for(Variable(1500, prior)) == losses_for(Variable(500, prior)) == list(LOSSES)
-    for bitrate, more in ((3000, 2**1.5), (4000, (4 / 1.5) ** 1.5), (9000, (4 / 1.5) ** 1.5)):
+    for bitrate, more in ((2000, (4 / 3) ** 1.5), (3000, 2**1.5), (4000, 2**1.5)):
         *others, voice = losses_for(Variable(bitrate, prior))
         assert others == list(LOSSES[:-1]) and voice == {**LOSSES[-1], "weight": pytest.approx(more * LOSSES[-1]["weight"])}

@@ -9,13 +9,17 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from codec.cli.common import add_device, check_input, check_output, count, duration, kbits, load_model, note, summary
 from codec.cli.folder import Job, find, run_jobs
 from codec.cli.progress import Progress
 
+if TYPE_CHECKING:
+    from codec.allocation import Variable
+    from codec.entropy import Prior
+
 DEFAULT_MODEL = "speech-16k"
-VARIED = 0.85, 1.05  # of the bits that were asked for: the payload of a file that is not made again at a variable bitrate
 AUDIO = (
     ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64",
     ".rf64", ".voc", ".sph", ".nist", ".avr", ".iff", ".svx", ".8svx", ".mp2", ".mp1",
@@ -28,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="default: %(default)s")
     quality = parser.add_mutually_exclusive_group()
     quality.add_argument("--codebooks", type=int, metavar="K", help="how many to keep (default: all)")
-    quality.add_argument("--bitrate", type=float, metavar="KBITS", help="kbit/s of each channel, rounded down")
+    quality.add_argument("--bitrate", type=float, metavar="KBITS", help="kbit/s of each channel, rounded down to whole "
+                         "codebooks; with --variable as it is")
     parser.add_argument("--beam", type=int, metavar="N", help="choices of codes to follow at once (1 in most models): "
                         "more is slower and nearer to the audio; decoders do not care")
     parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="analysis by synthesis: change the codes in so many "
@@ -43,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int | None:
     if args.input == "-" and args.output is None:
         args.usage_error("a pipe as input needs the name of an output")
+    if args.variable and (args.bitrate is None or not args.refine):
+        args.usage_error("--variable distributes --bitrate, for example 1.5, by what --refine hears, for example 30: give both")
     check_input(args.input)
     if os.path.isdir(args.input):
         if args.output in (None, "-"):
@@ -110,11 +117,10 @@ def _folder(args: argparse.Namespace) -> int:
     model.quantizer.check_beam(args.beam)
     if args.refine:
         check(model, args.refine)
-    unwanted = () if spent else _variable_priors(args.model)
     losing, kept = [], []
 
     def is_done(job: Job) -> bool:
-        done = _is_done(job, spec, codebooks, prior, unwanted, spent)
+        done = _is_done(job, spec, codebooks, prior, spent)
         kept.extend([job.target] * done)
         return done
 
@@ -136,30 +142,22 @@ def _folder(args: argparse.Namespace) -> int:
     return code
 
 
-def _variable_priors(model: str) -> tuple[bytes, ...]:
-    """The id of a model's prior for a variable bitrate, if it has one."""
-    from codec import hub
-    from codec.entropy import VARIABLE
-
-    return (hub.prior_of(model, variable=True).id,) if (hub.find(model) / VARIABLE).is_file() else ()
-
-
-def _is_done(job: Job, spec, codebooks: int, prior, unwanted: tuple[bytes, ...], spent) -> bool:
+def _is_done(job: Job, spec, codebooks: int, prior: Prior | None, spent: Variable | None) -> bool:
     """A whole .tok of this model with as many codebooks, not older than the recording, is not made again; at a variable bitrate
-    (`spent`) if its payload has about as many bits. unwanted: priors of files that were coded otherwise."""
+    (`spent`) if the same was asked for, by the same prior."""
     from codec.container import TokError, TokReader
 
     try:
         if job.target.stat().st_mtime < job.source.stat().st_mtime:
             return False
         with TokReader(job.target, prior=prior) as reader:
-            if reader.spec.fingerprint != spec.fingerprint or reader.num_codebooks != codebooks:
+            header = reader.header
+            if header.spec.fingerprint != spec.fingerprint or header.num_codebooks != codebooks:
+                return False
+            if header.bitrate != (spent and spent.bitrate):
                 return False
             for _ in reader.blocks():
                 pass
-            if spent:
-                asked = spent.bitrate * reader.channels * reader.num_samples / reader.sample_rate / 8
-                return reader.prior_ids <= {prior.id} and VARIED[0] <= reader.payload_bytes / max(asked, 1) <= VARIED[1]
-            return reader.prior_ids.isdisjoint(unwanted)
+            return spent is None or reader.prior_ids <= {spent.prior.id}
     except (OSError, TokError):
         return False

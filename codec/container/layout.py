@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -38,12 +39,14 @@ class TokError(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What the file says of itself before its first block."""
+    """What the file says of itself before its first block. bitrate: that was asked for, in bit/s of each channel, where frames have as
+    many bits as they need; None where all have the same."""
 
     spec: TokenSpec
     num_codebooks: int
     sample_rate: int
     channels: int
+    bitrate: float | None = None
 
     def __post_init__(self) -> None:
         if self.num_codebooks not in self.spec.counts:
@@ -53,6 +56,8 @@ class Header:
             raise ValueError(f"sample_rate={self.sample_rate} must be positive, in Hz")
         if not 1 <= self.channels <= MAX_CHANNELS:
             raise ValueError(f"channels={self.channels}: a .tok file holds 1 to {MAX_CHANNELS}")
+        if self.bitrate is not None and not 0 < self.bitrate < math.inf:
+            raise ValueError(f"bitrate={self.bitrate} must be positive, in bit/s")
 
     @property
     def layout(self) -> Layout:
@@ -72,6 +77,8 @@ class Header:
             fields["codebook_counts"] = list(spec.counts)
         if max(spec.strides) > 1:
             fields["codebook_strides"] = list(spec.strides)
+        if self.bitrate is not None:
+            fields["bitrate"] = float(self.bitrate)
         return json.dumps(fields, separators=(",", ":")).encode()
 
     @classmethod
@@ -103,7 +110,8 @@ class Header:
             counts=numbers("codebook_counts") if "codebook_counts" in fields else (),
             strides=numbers("codebook_strides") if "codebook_strides" in fields else (),
         )
-        return cls(spec, get("num_codebooks", int), get("sample_rate", int), get("channels", int))
+        bitrate = get("bitrate", float) if "bitrate" in fields else None
+        return cls(spec, get("num_codebooks", int), get("sample_rate", int), get("channels", int), bitrate)
 
 
 @dataclass(frozen=True)

@@ -297,8 +297,8 @@ class TokReader:
         except ValueError as error:
             raise NoPrior(f"{block} is entropy-coded with prior {wanted.hex()}: {error}") from None
         own = " and ".join(prior.id.hex() for prior in self._priors)
-        raise NoPrior(f"{block} is entropy-coded with prior {wanted.hex()}, this model's is {own}: "
-                      "decode it with the model that encoded it")
+        raise NoPrior(f"{block} is entropy-coded with prior {wanted.hex()}, and at hand is {own}: "
+                      "name the folder of the model that has it, or give the prior by which it was encoded")
 
     def _read_totals(self, skipped: int) -> Totals:
         head = self._source.peek(ENDING.size)

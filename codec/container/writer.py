@@ -27,6 +27,7 @@ class TokWriter:
         sample_rate: of the audio in Hz.
         channels: of the audio.
         prior: of the model, to entropy-code each block that gets smaller by it; readers need it too.
+        bitrate: that was asked for, in bit/s of each channel, where it is a variable one; the header tells it.
 
     Use it as a context: leaving it by an exception removes what was written to a path.
     Raises ValueError for codes or numbers that do not fit, WriteError when the output cannot be written.
@@ -34,9 +35,9 @@ class TokWriter:
 
     def __init__(
         self, target: str | os.PathLike[str] | BinaryIO, spec: TokenSpec, num_codebooks: int, sample_rate: int,
-        channels: int = 1, prior: Prior | None = None,
+        channels: int = 1, prior: Prior | None = None, bitrate: float | None = None,
     ):
-        self.header = Header(spec, num_codebooks, sample_rate, channels)
+        self.header = Header(spec, num_codebooks, sample_rate, channels, bitrate)
         self._json = self.header.to_json()
         self._layout, self._prior = self.header.layout, prior
         if prior is not None:

@@ -140,7 +140,7 @@ class Prior:
         try:
             return cls(load_file(path))
         except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f"{path} holds no prior: {error}") from None
+            raise ValueError(f"{path} holds no prior ({error}): fetch it again, or remove it if no file needs it") from None
 
 
 def num_inputs(k: int) -> int:
@@ -172,11 +172,17 @@ def prior_of(model: str | os.PathLike[str], variable: bool = False) -> Prior:
     inside = (_BOX / str(model) / name).is_file()
     path = (_BOX if inside else Path()) / model / name
     if not path.is_file():
-        what, how = ("a variable bitrate", "codec.entropy.variable_fitting") if variable else ("entropy coding", "codec.entropy.fitting")
-        raise ValueError(f"model {str(model)!r} has no {name} for {what}: fit one ({how})")
+        what, how = ("a variable bitrate", "variable_fitting.fit_variable") if variable else ("entropy coding", "fitting.fit_prior")
+        raise ValueError(f"model {str(model)!r} has no {name} for {what}: copy that of a model with the same tokens, or fit one "
+                         f"(codec.entropy.{how})")
     return _load(path)
 
 
-@lru_cache(maxsize=8)
 def _load(path: Path) -> Prior:
+    state = path.stat()
+    return _loaded(path.resolve(), state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=8)
+def _loaded(path: Path, modified: int, size: int) -> Prior:
     return Prior.load(path)

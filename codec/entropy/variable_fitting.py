@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from codec.allocation import check_quantizer
 from codec.entropy.fitting import fit_prior
 from codec.entropy.prior import Prior
 from codec.model import Codec
@@ -29,7 +30,12 @@ def fit_variable(
         rounds: of such encoding and fitting, with the steps of refinement in each. Six take a fifth of the time that 30 take.
         epochs: times that each frame is seen, of plain codes and of those of a variable bitrate.
         progress: is told what is being done.
+
+    Raises ValueError for other codebooks than plain residual ones, and where a round has no recording.
     """
+    check_quantizer(model)
+    if not recordings or not all(recordings[number::part] for number in range(len(rounds))):
+        raise ValueError(f"{len(recordings)} recordings are too few to take each {part}th in {len(rounds)} rounds: give more, or a lower part")
     plain = [model.encode(wav).codes[0] for wav in recordings]
     progress(f"{len(plain)} recordings encoded")
     found = list(shallow(plain, model, seed))
