@@ -145,6 +145,18 @@ def test_alone_in_a_batch_in_parts_and_from_a_file(tiny_model, tiny_prior, noise
     assert torch.equal(codec.Tokens.load(tmp_path / "a.tok", prior=tiny_prior).codes, whole)
 
 
+def test_a_wider_beam_finds_less_of_distance_and_bits(model, prior, speech):
+    latents = model.encoder(speech[: 2 * RATE].view(1, 1, -1))[0]
+    none, costs = torch.tensor(model.codebook_sizes)[:, None].repeat(1, ORDER), []
+    for beam in (1, 8):
+        allocation = Allocation(model, Variable(1500, prior), beam)
+        allocation.start(latents)
+        allocation._tries = 1  # at one price for both
+        codes, quantized, _ = allocation.search(latents)
+        costs.append((latents - quantized).square().sum() + allocation._usual * Rates(prior).of(codes[0], none))
+    assert costs[1] < 0.97 * costs[0]
+
+
 def test_bits_that_were_not_spent_are_not_hoarded(model, prior, speech):
     silence, wav = torch.zeros(8 * RATE), speech[: 4 * RATE]
     tokens = model.encode(torch.cat([silence, wav]), bitrate=1500, refine=2, variable=prior)
