@@ -189,7 +189,7 @@ def test_from_the_command_line(speech, tmp_path, capsys):
     capsys.readouterr()
     assert not main(["info", "--json", str(tmp_path / "a.tok")])
     told = json.loads(capsys.readouterr().out)
-    assert told["bitrate"] == 4000 and 0.9 * 1500 < told["payload_bitrate"] <= 1500
+    assert told["bitrate"] == 4000 and told["asked_bitrate"] == 1500 and 0.9 * 1500 < told["payload_bitrate"] <= 1500
 
 
 def test_a_folder_is_made_again_at_another_bitrate(tiny_model, tiny_prior, noise, tmp_path, capsys):

@@ -68,6 +68,7 @@ def _tok(name: str, model: str | None) -> dict[str, Any]:
             blocks, samples = sum(1 for _ in reader.blocks()), reader.num_samples
     spec = reader.spec
     bits, seconds = spec.frame_rate * spec.bits_per_frame(reader.num_codebooks), samples / reader.sample_rate
+    asked = reader.header.bitrate
     return {
         "kind": "tok", "file": name, "model": spec.name, "fingerprint": spec.fingerprint,
         "decoder_fingerprint": spec.decoder_fingerprint, "seconds": seconds,
@@ -75,6 +76,7 @@ def _tok(name: str, model: str | None) -> dict[str, Any]:
         "num_frames": frames_for(samples, reader.sample_rate, spec), "frame_rate": spec.frame_rate,
         "num_codebooks": reader.num_codebooks, "codebook_sizes": list(spec.codebook_sizes),
         "model_sample_rate": spec.sample_rate, "bitrate": bits * reader.channels,
+        **({} if asked is None else {"asked_bitrate": asked * reader.channels}),
         "payload_bitrate": None if closed or reader.lost or not samples else 8 * reader.payload_bytes / seconds, "bytes": Path(name).stat().st_size,
         "blocks": blocks, "complete": problem is None or closed, "problem": problem,
         "lost_seconds": [[a / spec.frame_rate, b / spec.frame_rate] for a, b in reader.lost],
@@ -123,7 +125,7 @@ def _words(key: str, value: Any) -> str:
         return duration(value)
     if key in ("sample_rate", "model_sample_rate", "output_sample_rate"):
         return f"{value} Hz"
-    if key in ("bitrate", "bitrates", "payload_bitrate"):
+    if key in ("bitrate", "bitrates", "asked_bitrate", "payload_bitrate"):
         rates = value if isinstance(value, list) else [value]
         return f"{', '.join(f'{rate / 1000:.4g}' for rate in rates)} kbit/s"
     if key == "lost_seconds":
