@@ -234,7 +234,8 @@ def test_files_tell_what_was_asked_for(tiny_model, tiny_prior, noise, tmp_path):
         encode_file(tiny_model, tmp_path / "a.wav", tmp_path / "a.tok", **how)
         with codec.container.TokReader(tmp_path / "a.tok", prior=tiny_prior) as reader:
             assert reader.header.bitrate == bitrate
-    for wrong in ("1500", -1.0, float("nan"), True):
+    assert Header.from_json(json.dumps(json.loads(reader.header.to_json()) | {"bitrate": 900}).encode()).bitrate == 900
+    for wrong in ("1500", -1.0, float("nan"), True, 0):
         fields = json.loads(reader.header.to_json()) | {"bitrate": wrong}
         with pytest.raises(ValueError, match="bitrate"):
             Header.from_json(json.dumps(fields).encode())

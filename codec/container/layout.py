@@ -110,7 +110,7 @@ class Header:
             counts=numbers("codebook_counts") if "codebook_counts" in fields else (),
             strides=numbers("codebook_strides") if "codebook_strides" in fields else (),
         )
-        bitrate = get("bitrate", float) if "bitrate" in fields else None
+        bitrate = get("bitrate", int if type(fields["bitrate"]) is int else float) if "bitrate" in fields else None
         return cls(spec, get("num_codebooks", int), get("sample_rate", int), get("channels", int), bitrate)
 
 
