@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from codec.container.layout import BLOCK_FRAMES
-from codec.entropy.prior import ORDER, Prior
+from codec.entropy.prior import Prior
 from codec.entropy.rates import Rates, contexts
 from quantizers.rate_search import search
 from quantizers.rvq import ResidualVQ
@@ -54,8 +54,7 @@ class Allocation:
         self._bits_per_frame = variable.bitrate / model.frame_rate
         near = min(model.num_codebooks - 1, int(self._bits_per_frame / math.log2(model.codebook_size)))
         self._usual = self._vectors[near].square().sum(1).mean().item() / math.log2(model.codebook_size)  # price
-        sizes = torch.tensor(model.codebook_sizes, device=model.device)
-        self._past = sizes[:, None].repeat(1, ORDER)  # which stands for no frame
+        self._past = self._rates.none()
         self._spare, self._frames = 0.0, 0
 
     def start(self, latents: Tensor) -> None:
@@ -89,9 +88,10 @@ class Allocation:
 
     def _search(self, rows: Tensor, weights: Tensor) -> Tensor:
         before = contexts(self._codes, self._past)  # as far as they are known: what the last search found
+        past = [self._rates.past(k, before) for k in range(len(self._codes))]
 
         def cost(k: int, row: Tensor, below: Tensor) -> Tensor:
-            return self._rates.bits(k, [frame[:, row] for frame in before], below)
+            return self._rates.bits(k, past[k][row], below)
 
         return search(rows, self._vectors, self._price / weights, cost, self._beam).T
 
@@ -99,7 +99,7 @@ class Allocation:
         """The block has codes (1, K, T)."""
         unspent = self._budget - self._rates.of(codes[0], self._past).item()
         self._spare = min(unspent, RESERVE * self._bits_per_frame * codes.shape[2])
-        self._past = torch.cat([self._past, codes[0]], 1)[:, -ORDER:]
+        self._past = torch.cat([self._past, codes[0]], 1)[:, -self._past.shape[1] :]
 
 
 def spread(costs: Tensor) -> Tensor:

@@ -175,7 +175,7 @@ def _download(name: str) -> Path:
     except ImportError:
         raise ConfigError(f"there is no folder {name}; if it is a hub id: pip install huggingface_hub") from None
     try:
-        path = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, entropy.FILE, entropy.VARIABLE, shards.INDEX, shards.FILES]))
+        path = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, *entropy.FILES, shards.INDEX, shards.FILES]))
         there = (path / WEIGHTS).is_file() or (path / shards.INDEX).is_file()
         return path if there else Path(snapshot_download(name, allow_patterns=[CONFIG, PICKLE]))
     except Exception as error:  # any of a dozen network and hub errors

@@ -17,7 +17,6 @@ from codec.config import QuantizerConfig
 from codec.container import TokError
 from codec.container.layout import Header
 from codec.entropy import prior_of
-from codec.entropy.prior import ORDER
 from codec.entropy.rates import Rates, contexts
 from codec.entropy.variable_fitting import fit_variable, shallow, smallest_vectors
 from codec.evaluation import systems
@@ -56,11 +55,11 @@ def tiny_prior(tiny_model, noise):
 
 def test_rates_are_those_of_the_coder(prior):
     generator = torch.Generator().manual_seed(0)
-    before = [torch.randint(0, 1025, (8, 40), generator=generator) for _ in range(ORDER)]
-    below = torch.randint(0, 1024, (8, 40), generator=generator)
+    before = [torch.randint(0, 1025, (8, 40), generator=generator) for _ in range(prior.context.order)]
+    rates, below = Rates(prior), torch.randint(0, 1024, (8, 40), generator=generator)
     for k in range(8):
         exact = torch.from_numpy(prior.frequencies(k, [each.numpy() for each in before], below.numpy())).float()
-        assert (Rates(prior).bits(k, before, below) - (16 - exact.log2())).abs().mul(exact / 65536).sum(1).max() < 0.03
+        assert (rates.bits(k, rates.past(k, before), below) - (16 - exact.log2())).abs().mul(exact / 65536).sum(1).max() < 0.03
 
 
 def test_contexts_are_the_frames_before():
@@ -147,13 +146,13 @@ def test_alone_in_a_batch_in_parts_and_from_a_file(tiny_model, tiny_prior, noise
 
 def test_a_wider_beam_finds_less_of_distance_and_bits(model, prior, speech):
     latents = model.encoder(speech[: 2 * RATE].view(1, 1, -1))[0]
-    none, costs = torch.tensor(model.codebook_sizes)[:, None].repeat(1, ORDER), []
+    rates, costs = Rates(prior), []
     for beam in (1, 8):
         allocation = Allocation(model, Variable(1500, prior), beam)
         allocation.start(latents)
         allocation._tries = 1  # at one price for both
         codes, quantized, _ = allocation.search(latents)
-        costs.append((latents - quantized).square().sum() + allocation._usual * Rates(prior).of(codes[0], none))
+        costs.append((latents - quantized).square().sum() + allocation._usual * rates.of(codes[0], rates.none()))
     assert costs[1] < 0.97 * costs[0]
 
 
@@ -318,7 +317,7 @@ def test_rounds_of_fitting_pay(tiny_model, tiny_prior, noise):
     start = fit_variable(tiny_model, [noise, noise.flip(0)], part=1, rounds=(), epochs=(60, 30), progress=lambda text: None)
     assert start.sizes == tiny_prior.sizes == tiny_model.codebook_sizes
     codes = tiny_model.encode(noise.roll(RATE) * 0.7, bitrate=1000, refine=2, variable=start).codes[0]
-    before, after = (Rates(prior).of(codes, torch.full((4, ORDER), 32)) for prior in (start, tiny_prior))
+    before, after = (rates.of(codes, rates.none()) for rates in (Rates(start), Rates(tiny_prior)))
     assert after < before
 
 

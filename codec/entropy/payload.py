@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from codec.entropy.ans import SCALE, Decoder, encode
-from codec.entropy.prior import ORDER, Prior
+from codec.entropy.prior import Prior
 
 CHUNK = 1 << 18  # frequencies that are computed at once
 
@@ -20,18 +20,18 @@ def pack(codes: np.ndarray, sizes: Sequence[int], prior: Prior) -> bytes:
     """
     channels, count, frames = codes.shape
     starts, widths = np.empty((2, frames, count, channels), dtype=np.int64)
-    rows = _rows(channels, count, frames, prior)
-    rows[:, ORDER:] = codes.transpose(1, 2, 0)
+    rows, order = _rows(channels, count, frames, prior), prior.context.order
+    rows[:count, order:] = codes.transpose(1, 2, 0)
     for k in range(count):
         if k >= len(prior.sizes):
             widths[:, k] = (1 << SCALE) // sizes[k]
-            starts[:, k] = rows[k, ORDER:] * widths[:, k]
+            starts[:, k] = rows[k, order:] * widths[:, k]
             continue
         step = max(1, CHUNK // (channels * sizes[k]))
         for at in range(0, frames, step):
             stop = min(at + step, frames)
-            before = [rows[:, ORDER - o + at : ORDER - o + stop].reshape(count, -1) for o in range(1, ORDER + 1)]
-            now = rows[:, ORDER + at : ORDER + stop].reshape(count, -1)  # (K, n * channels)
+            before = [rows[:, order - o + at : order - o + stop].reshape(len(rows), -1) for o in range(1, order + 1)]
+            now = rows[:, order + at : order + stop].reshape(len(rows), -1)  # (K, n * channels)
             table = prior.frequencies(k, before, now)
             place = np.arange(len(table)), now[k]
             starts[at:stop, k] = (np.cumsum(table, axis=1) - table)[place].reshape(-1, channels)
@@ -45,9 +45,9 @@ def unpack(payload: bytes, shape: tuple[int, int, int], sizes: Sequence[int], pr
         raise ValueError("another prior")
     channels, count, frames = shape
     decoder = Decoder(payload[len(prior.id) :])
-    rows = _rows(channels, count, frames, prior)
-    for t in range(ORDER, ORDER + frames):
-        before, now = [rows[:, t - o] for o in range(1, ORDER + 1)], rows[:, t]
+    rows, order = _rows(channels, count, frames, prior), prior.context.order
+    for t in range(order, order + frames):
+        before, now = [rows[:, t - o] for o in range(1, order + 1)], rows[:, t]
         for k in range(count):
             if k < len(prior.sizes):
                 _take(decoder, np.cumsum(prior.frequencies(k, before, now), axis=1), now[k])
@@ -55,14 +55,13 @@ def unpack(payload: bytes, shape: tuple[int, int, int], sizes: Sequence[int], pr
                 _take_flat(decoder, sizes[k], now[k])
     if not decoder.at_end:
         raise ValueError("bytes are left over")
-    return rows[:, ORDER:].transpose(2, 0, 1).copy()
+    return rows[:count, order:].transpose(2, 0, 1).copy()
 
 
 def _rows(channels: int, count: int, frames: int, prior: Prior) -> np.ndarray:
-    """(K, ORDER + frames, channels) to be filled, with "none" in the frames before the first."""
-    rows = np.empty((count, ORDER + frames, channels), dtype=np.int64)
-    for k, size in enumerate(prior.sizes[:count]):
-        rows[k, :ORDER] = size
+    """(K, order + frames, channels) to be filled, with "none" in all of the prior's codebooks."""
+    rows = np.zeros((max(count, len(prior.sizes)), prior.context.order + frames, channels), dtype=np.int64)
+    rows[: len(prior.sizes)] = np.array(prior.sizes)[:, None, None]
     return rows
 
 

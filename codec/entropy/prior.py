@@ -1,15 +1,18 @@
 """What is known of a model's codes before they are read: how likely each is after the codes before it, in whole numbers.
 
-A small network with whole weights, so that every machine computes the same frequencies: for codebook k it looks at
-codebooks 0 to k of the frames before, and at codebooks 0 to k - 1 of the frame itself. It is for the first codebooks;
-residuals of residuals look like noise. See docs/tok-format.md.
+A small network with whole weights, so that every machine computes the same frequencies. For codebook k it looks at
+codebooks 0 to k of the frames before, and at codebooks 0 to k - 1 of the frame itself, code by code; or at the sums of what all
+codes of each frame before stand for, and of those of the frame itself so far. The first kind is for the first codebooks where every frame
+has the same number of them (residuals of residuals look like noise), the second for codes of a variable bitrate. See docs/tok-format.md.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -19,7 +22,8 @@ from codec.tokens import TokenSpec
 
 FILE = "prior.safetensors"
 VARIABLE = "variable.safetensors"  # the prior for codes of a variable bitrate (`codec.allocation`)
-ORDER = 2  # frames before, at most
+OLDER = "variable.*.safetensors"  # those before it, for the files that were written with them
+FILES = FILE, VARIABLE, OLDER
 MAX_SIZE = 4096  # of a codebook: frequencies have 16 bits
 HIDDEN_SHIFT = 6  # of the hidden sums, whose units are 1/2048
 OUTPUT_SHIFT = 4  # of the outputs, whose units are 1/1024
@@ -38,14 +42,33 @@ def _exp_table() -> np.ndarray:
 _EXP = _exp_table()
 
 
+class Context(NamedTuple):
+    """What codes are told from. order: frames before, at most. summed: embeddings of the codes of a frame are added up, of all codebooks in
+    the frames before; otherwise they lie one behind the other, and of the frames before only those up to the code's own codebook."""
+
+    order: int
+    summed: bool = False
+
+    def num_inputs(self, k: int) -> int:
+        """In widths of an embedding, of codebook k."""
+        return self.order + (k > 0) if self.summed else self.order * (k + 1) + k
+
+    def before(self, k: int, frames: Sequence[Sequence]) -> list:
+        """What codebook k is told from first, of the embeddings (N, R) of each codebook of each frame before."""
+        return [sum(frame) for frame in frames] if self.summed else [each for frame in frames for each in frame[: k + 1]]
+
+    def below(self, k: int, frame: Sequence) -> list:
+        """And what follows, of the embeddings of codebooks 0 to k - 1 of the frame itself."""
+        return [sum(frame[:k])] if self.summed and k else list(frame[:k])
+
+
 class Prior:
     """Frequencies of the codes of the first codebooks of one model.
 
     Args:
         tensors: for each of these codebooks, k, `embedding.k` (size, R) int8, `hidden.k.weight` (H, inputs) int8 and
-            `hidden.k.bias` (H,) int32, `output.k.weight` (size, H) int8 and `output.k.bias` (size,) int32, of any H >= 1; the inputs are the
-            embeddings, R each, of codebooks 0 to k of the frame before, then of the one before that, then of codebooks 0
-            to k - 1 of the same frame. Zeros stand for frames before the first.
+            `hidden.k.bias` (H,) int32, `output.k.weight` (size, H) int8 and `output.k.bias` (size,) int32, of any H >= 1; the inputs are
+            those of `Context`, R each, with zeros for frames before the first. Their number tells the context.
 
     Raises ValueError for tensors that do not fit each other.
     """
@@ -66,12 +89,13 @@ class Prior:
         if not tables or any(table is None or table.ndim != 2 for table in tables):
             raise ValueError("it has no table of embeddings for each codebook")
         width = tensors["embedding.0"].shape[1]
+        self.context = _context([tensors.get(f"hidden.{k}.weight") for k in range(min(count, 2))], width)
         for k in range(count):
             size, hidden = len(tensors[f"embedding.{k}"]), len(tensors.get(f"hidden.{k}.bias", ()))
             if not 2 <= size <= MAX_SIZE:
                 raise ValueError(f"codebook {k} has {size} entries, and can have 2 to {MAX_SIZE}")
             shapes |= {
-                f"embedding.{k}": (size, width), f"hidden.{k}.weight": (hidden, width * num_inputs(k)),
+                f"embedding.{k}": (size, width), f"hidden.{k}.weight": (hidden, width * self.context.num_inputs(k)),
                 f"hidden.{k}.bias": (hidden,), f"output.{k}.weight": (size, hidden), f"output.{k}.bias": (size,),
             }
         for name in sorted(shapes.keys() | tensors.keys()):
@@ -79,10 +103,14 @@ class Prior:
             found = tensors.get(name)
             if found is None or found.shape != shapes.get(name) or found.dtype != dtype or not found.size:
                 raise ValueError(f"{name} is missing, too much, or of the wrong shape or type")
-            inputs = 0 if found.ndim == 1 or name.startswith("embedding") else found.shape[1]
-            largest = np.abs(found.astype(np.int64)).max()
-            if inputs * 128 * 128 >= _EXACT // 2 or largest >= _EXACT // 2:
-                raise ValueError(f"{name} is too wide or too large for exact sums")
+            if np.abs(found.astype(np.int64)).max() >= _EXACT // 2:
+                raise ValueError(f"{name} is too large for exact sums")
+        largest = [np.abs(table.astype(np.int64)).max(0)[None] for table in tables]
+        for k in range(count):
+            inputs = np.concatenate(self.context.before(k, [largest] * self.context.order) + self.context.below(k, largest), 1)[0]
+            for name, most in ((f"hidden.{k}.weight", inputs), (f"output.{k}.weight", 127)):
+                if (np.abs(tensors[name].astype(np.int64)) * most).sum(1).max() >= _EXACT // 2:
+                    raise ValueError(f"{name} is too wide or too large for exact sums")
 
     def check(self, spec: TokenSpec, num_codebooks: int) -> None:
         """Raise ValueError unless it is for the first codebooks of a model, as far as they are used."""
@@ -105,12 +133,12 @@ class Prior:
         """How often each code of codebook k comes: (N, size) int64, each at least 1, each row adding up to 1 << SCALE.
 
         Args:
-            before: ORDER arrays (>= k + 1, N) of the frames before, the last one first; a code equal to the codebook's size
+            before: `context.order` arrays (K, N) of the frames before, the last one first; a code equal to the codebook's size
                 stands for a frame that there is not.
             below: (>= k, N) the codes of the same frame.
         """
-        inputs = [self.embeddings[j][frame[j]] for frame in before for j in range(k + 1)]
-        inputs += [self.embeddings[j][below[j]] for j in range(k)]
+        frames = [[table[row] for table, row in zip(self.embeddings, frame)] for frame in before]
+        inputs = self.context.before(k, frames) + self.context.below(k, [self.embeddings[j][below[j]] for j in range(k)])
         weight, bias, out_weight, out_bias = self.layers[k]
         sums = np.concatenate(inputs, axis=1) @ weight + bias
         hidden = np.clip(sums.astype(np.int32) >> HIDDEN_SHIFT, 0, 127).astype(np.float32)
@@ -143,9 +171,12 @@ class Prior:
             raise ValueError(f"{path} holds no prior ({error}): fetch it again, or remove it if no file needs it") from None
 
 
-def num_inputs(k: int) -> int:
-    """Embeddings that codebook k is told from."""
-    return ORDER * (k + 1) + k
+def _context(weights: Sequence[np.ndarray | None], width: int) -> Context:
+    """Of the hidden weights of the first two codebooks. What does not fit it is refused for its shape."""
+    if not width or any(weight is None or weight.ndim != 2 for weight in weights):
+        return Context(1)
+    inputs = [weight.shape[1] // width for weight in weights]
+    return Context(max(1, inputs[0]), summed=inputs[1:] == [inputs[0] + 1])
 
 
 _BOX = Path(__file__).parent.parent / "pretrained"
@@ -161,7 +192,8 @@ def priors_in_the_box(name: str) -> tuple[Prior, ...]:
 
 def priors_in(folder: str | os.PathLike[str]) -> tuple[Prior, ...]:
     """All that lie in the directory of a model, for readers of files. Raises ValueError for one that cannot be read."""
-    return tuple(_load(path) for path in (Path(folder) / FILE, Path(folder) / VARIABLE) if path.is_file())
+    folder = Path(folder)
+    return tuple(_load(path) for path in (folder / FILE, folder / VARIABLE, *sorted(folder.glob(OLDER))) if path.is_file())
 
 
 def prior_of(model: str | os.PathLike[str], variable: bool = False) -> Prior:

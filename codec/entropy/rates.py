@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from codec.entropy.ans import SCALE
-from codec.entropy.prior import HIDDEN_SHIFT, ORDER, OUTPUT_SHIFT, Prior
+from codec.entropy.prior import HIDDEN_SHIFT, OUTPUT_SHIFT, Prior
 
 SCORE = 1 / (64 << OUTPUT_SHIFT)  # of an output in nats: the prior's table has steps of 1/64
 
@@ -22,33 +22,46 @@ class Rates:
         def here(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).float().to(device)
 
-        self.sizes = prior.sizes
+        self.sizes, self.context = prior.sizes, prior.context
         self._embeddings = [here(table) for table in prior.embeddings]
         self._layers = [[here(part) for part in layers] for layers in prior.layers]
 
-    def bits(self, k: int, before: Sequence[Tensor], below: Tensor) -> Tensor:
-        """Of each code of codebook k: (N, size).
+    def past(self, k: int, before: Sequence[Tensor]) -> Tensor:
+        """What the frames before say of codebook k, for `bits`: (N, H).
 
-        before: ORDER tensors (>= k + 1, N) of the frames before, the last one first; a code equal to the codebook's size
-            stands for a frame that there is not. below: (>= k, N) the codes of the same frame.
+        before: `context.order` tensors (K, N), the last frame first; a code equal to the codebook's size stands for a frame that there
+            is not.
         """
-        inputs = [self._embeddings[j][frame[j]] for frame in before for j in range(k + 1)]
-        inputs += [self._embeddings[j][below[j]] for j in range(k)]
-        weight, bias, out_weight, out_bias = self._layers[k]
-        hidden = torch.addmm(bias, torch.cat(inputs, 1), weight).div_(1 << HIDDEN_SHIFT).floor_().clamp_(0, 127)
+        frames = [[table[row] for table, row in zip(self._embeddings, frame)] for frame in before]
+        inputs = torch.cat(self.context.before(k, frames), 1)
+        weight, bias, _, _ = self._layers[k]
+        return torch.addmm(bias, inputs, weight[: inputs.shape[1]])
+
+    def bits(self, k: int, past: Tensor, below: Tensor) -> Tensor:
+        """Of each code of codebook k: (N, size). past (N, H): as above. below: (>= k, N) the codes of the same frame."""
+        weight, _, out_weight, out_bias = self._layers[k]
+        if k:
+            inputs = torch.cat(self.context.below(k, [self._embeddings[j][below[j]] for j in range(k)]), 1)
+            past = torch.addmm(past, inputs, weight[-inputs.shape[1] :])
+        hidden = past.div(1 << HIDDEN_SHIFT).floor_().clamp_(0, 127)
         shares = torch.addmm(out_bias, hidden, out_weight).mul_(SCORE).softmax(1)
         least = 2.0**-SCALE  # of every code
         return shares.mul_(1 - self.sizes[k] * least).add_(least).log2_().neg_()
 
     def of(self, codes: Tensor, past: Tensor) -> Tensor:
-        """Bits of codes (K, T) after the codes `past` (K, ORDER), in all: a scalar."""
+        """Bits of codes (K, T) after the codes `past` (K, order), in all: a scalar."""
         before = contexts(codes, past)
         return sum(
-            self.bits(k, before, codes).gather(1, row[:, None]).sum() for k, row in enumerate(codes)
+            self.bits(k, self.past(k, before), codes).gather(1, row[:, None]).sum() for k, row in enumerate(codes)
         )
+
+    def none(self) -> Tensor:
+        """The codes (K, order) that stand for what is before the first frame."""
+        device = self._embeddings[0].device
+        return torch.tensor(self.sizes, device=device)[:, None].repeat(1, self.context.order)
 
 
 def contexts(codes: Tensor, past: Tensor) -> list[Tensor]:
-    """ORDER tensors (K, T): what comes before each of codes (K, T), one frame, two frames, ...; past (K, ORDER)."""
-    joined, frames = torch.cat([past, codes], 1), codes.shape[1]
-    return [joined[:, ORDER - o : ORDER - o + frames] for o in range(1, ORDER + 1)]
+    """As many tensors (K, T) as past (K, order) has frames: what comes before each of codes (K, T), one frame, two frames, ..."""
+    joined, frames, order = torch.cat([past, codes], 1), codes.shape[1], past.shape[1]
+    return [joined[:, order - o : order - o + frames] for o in range(1, order + 1)]

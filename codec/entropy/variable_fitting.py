@@ -13,7 +13,8 @@ from codec.entropy.fitting import fit_prior
 from codec.entropy.prior import Prior
 from codec.model import Codec
 
-LEARNING_RATE, LATER_RATE = 4e-3, 1e-3  # on plain codes, and on those of a variable bitrate
+LEARNING_RATE, LATER_RATE = 2e-3, 5e-4  # on plain codes, and on those of a variable bitrate
+WIDTH, HIDDEN, ORDER = 32, 128, 4
 
 Progress = Callable[[str], None]
 
@@ -39,7 +40,10 @@ def fit_variable(
     plain = [model.encode(wav).codes[0] for wav in recordings]
     progress(f"{len(plain)} recordings encoded")
     found = list(shallow(plain, model, seed))
-    prior = fit_prior(found, model.spec, model.num_codebooks, epochs=epochs[0], learning_rate=LEARNING_RATE, seed=seed)
+    prior = fit_prior(
+        found, model.spec, model.num_codebooks, WIDTH, HIDDEN, epochs=epochs[0], learning_rate=LEARNING_RATE, seed=seed,
+        vectors=model.quantizer.codebooks, order=ORDER,
+    )
     for number, steps in enumerate(rounds):
         found = list(encoded(model, recordings[number::part], prior, steps, seed + number))
         progress(f"round {number + 1}: {len(found)} recordings encoded in {steps} steps")

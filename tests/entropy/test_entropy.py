@@ -20,7 +20,7 @@ from codec.container import BLOCK, CRC, SYNC, TokError, TokReader, TokWriter
 from codec.entropy import Prior, pack, priors_in_the_box, prior_of, unpack
 from codec.entropy.ans import SCALE, Decoder, encode
 from codec.entropy.fitting import fit_prior
-from codec.entropy.prior import _EXP, ORDER
+from codec.entropy.prior import _EXP, Context
 from codec.hub import PRETRAINED, models
 from codec.tokens import Tokens, TokenSpec
 
@@ -28,6 +28,8 @@ KNOWN = (30, 64, 7)  # to the prior
 SIZES = (*KNOWN, 2, 1000)
 SPEC = TokenSpec("tiny", 16000, 320, SIZES, "0123456789abcdef", "fedcba9876543210")
 PRIOR = random_prior(KNOWN)
+NARROW, SUMMED = Context(2), Context(3, summed=True)
+WIDE = random_prior(KNOWN, seed=4, context=SUMMED)
 
 
 def write(codes, prior=PRIOR, spec=SPEC, block=10):
@@ -91,7 +93,7 @@ def test_symbols_come_back_and_cost_what_they_must():
 def test_frequencies_are_whole_positive_and_add_up():
     for k in range(3):
         rows = np.array(KNOWN)[:, None].repeat(5, 1)
-        table = PRIOR.frequencies(k, [rows] * ORDER, np.zeros_like(rows))
+        table = PRIOR.frequencies(k, [rows] * PRIOR.context.order, np.zeros_like(rows))
         assert table.dtype == np.int64 and table.shape == (5, KNOWN[k]) and table.min() >= 1
         assert (table.sum(axis=1) == 1 << SCALE).all()
 
@@ -100,26 +102,31 @@ def test_the_table_of_exponentials_is_what_it_says():
     assert np.abs(_EXP - 2.0**24 * np.exp(-np.arange(len(_EXP)) / 64)).max() < 1.5
 
 
-def test_frequencies_by_whole_numbers_alone():
+@pytest.mark.parametrize("context, k", [(NARROW, 2), (SUMMED, 2)])
+def test_frequencies_by_whole_numbers_alone(context, k):
     """As docs/tok-format.md says, in Python's integers."""
     rng = np.random.default_rng(1)
-    wide = random_prior((50, 40, 30), width=16, hidden=64, seed=3, scale=127)
-    rows = np.stack([rng.integers(0, size + 1, 20) for size in wide.sizes])  # "none" among them
+    wide = random_prior((50, 40, 30), width=16, hidden=64, seed=3, scale=127, context=context)
+    before = [np.stack([rng.integers(0, size + 1, 20) for size in wide.sizes]) for _ in range(context.order)]  # "none" among them
     now = np.stack([rng.integers(0, size, 20) for size in wide.sizes])
-    k, t = 2, {name: value.tolist() for name, value in wide.tensors.items()}
-    table = wide.frequencies(k, [rows, rows[:, ::-1]], now)
+    t = {name: value.tolist() for name, value in wide.tensors.items()}
+    table = wide.frequencies(k, before, now)
 
     def embedding(j, code):
         return t[f"embedding.{j}"][code] if code < wide.sizes[j] else [0] * 16
 
     for n in range(20):
-        inputs = [x for frame in (rows[:, n], rows[:, ::-1][:, n]) for j in range(3) for x in embedding(j, frame[j])]
-        inputs += [x for j in range(2) for x in embedding(j, now[j, n])]
-        hidden = [min(127, max(0, (sum(w * x for w, x in zip(row, inputs)) + b) >> 6))
-                  for row, b in zip(t["hidden.2.weight"], t["hidden.2.bias"])]
-        scores = [sum(w * x for w, x in zip(row, hidden)) + b for row, b in zip(t["output.2.weight"], t["output.2.bias"])]
+        inputs = [[embedding(j, frame[j, n]) for j in range(3)] for frame in before] + [[embedding(j, now[j, n]) for j in range(k)]]
+        if context.summed:
+            inputs = [[sum(column) for column in zip(*frame)] for frame in inputs]
+        else:
+            inputs = [[x for each in frame for x in each] for frame in inputs]
+        inputs = [x for frame in inputs for x in frame]
+        hidden = [min(127, max(0, (sum(w * x for w, x in zip(row, inputs, strict=True)) + b) >> 6))
+                  for row, b in zip(t[f"hidden.{k}.weight"], t[f"hidden.{k}.bias"])]
+        scores = [sum(w * x for w, x in zip(row, hidden)) + b for row, b in zip(t[f"output.{k}.weight"], t[f"output.{k}.bias"])]
         weights = [int(_EXP[min(1023, (max(scores) - score) >> 4)]) for score in scores]
-        expected = [1 + weight * (65536 - 30) // sum(weights) for weight in weights]
+        expected = [1 + weight * (65536 - wide.sizes[k]) // sum(weights) for weight in weights]
         expected[scores.index(max(scores))] += 65536 - sum(expected)
         assert table[n].tolist() == expected
 
@@ -159,6 +166,14 @@ def test_a_prior_is_saved_and_known_again(tmp_path):
     assert again.id == PRIOR.id and again.sizes == KNOWN and random_prior(KNOWN, seed=1).id != PRIOR.id
 
 
+@pytest.mark.parametrize("sizes", [(30,), (30, 64), KNOWN])
+@pytest.mark.parametrize("order", [1, 2, 5])
+@pytest.mark.parametrize("summed", [False, True])
+def test_a_prior_tells_its_context(sizes, order, summed):
+    found = random_prior(sizes, context=Context(order, summed)).context
+    assert found == Context(order, summed and len(sizes) > 1)  # of one codebook there is nothing to add up
+
+
 def test_fitting_learns_what_follows_what():
     spec = TokenSpec("tiny", 16000, 320, (16, 5), "0" * 16, "1" * 16)
     rng = np.random.default_rng(0)
@@ -170,6 +185,7 @@ def test_fitting_learns_what_follows_what():
         codes[1] = codes[0] % 5
         return codes
 
+    vectors = torch.eye(16, 8), 0.2 * torch.eye(5, 8)
     state = torch.random.get_rng_state()
     prior = fit_prior([recording(1000) for _ in range(8)], spec, width=4, hidden=16, epochs=30, learning_rate=0.02)
     assert torch.equal(state, torch.random.get_rng_state())
@@ -179,6 +195,9 @@ def test_fitting_learns_what_follows_what():
     assert len(pack(codes, sizes, prior)) < 0.25 * 500 * 7 / 8
     assert len(pack(codes[:, :1], sizes, prior)) < 0.4 * 500 * 4 / 8  # fewer codebooks
     assert fit_prior([codes[0]], spec, epochs=0, start=prior).id == prior.id  # goes on from just there
+    wide = fit_prior([recording(1000) for _ in range(8)], spec, width=4, hidden=16, epochs=30, learning_rate=0.02, vectors=vectors, order=3)
+    assert wide.context == SUMMED and len(pack(codes, sizes, wide)) < 0.25 * 500 * 7 / 8
+    assert fit_prior([codes[0]], spec, epochs=0, start=wide).id == wide.id
     further = fit_prior([recording(1000) for _ in range(8)], spec, epochs=10, start=prior)
     assert further.id != prior.id and len(pack(codes, sizes, further)) < 1.05 * len(pack(codes, sizes, prior))
     with pytest.raises(ValueError, match="first 2 codebooks"):
@@ -192,13 +211,14 @@ def test_fitting_learns_what_follows_what():
 
 @pytest.mark.parametrize("codebooks", [1, 2, 3, 5])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_round_trip_and_fewer_bytes(codebooks, channels):
-    codes = likely_codes(PRIOR, SIZES[:codebooks], 700, channels)
-    data, packed = write(codes, block=1000), write(codes, prior=None, block=1000)
-    got, reader = read(data)
+@pytest.mark.parametrize("prior", [PRIOR, WIDE])
+def test_round_trip_and_fewer_bytes(codebooks, channels, prior):
+    codes = likely_codes(prior, SIZES[:codebooks], 700, channels)
+    data, packed = write(codes, prior, block=1000), write(codes, prior=None, block=1000)
+    got, reader = read(data, prior)
     assert got.dtype == np.int64 and np.array_equal(got, codes) and reader.complete
     assert [coding for _, coding, _ in blocks(data)] == [2, 2] and len(data) < 0.9 * len(packed)
-    assert np.array_equal(read(packed)[0], codes)
+    assert np.array_equal(read(packed, prior)[0], codes)
 
 
 def test_random_codes_are_never_larger_than_bit_packed_ones():
