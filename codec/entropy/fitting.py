@@ -103,10 +103,10 @@ class _Network(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """(N, 1 + order, K) to the mean cost of each codebook's codes in nats (K,)."""
-        inputs = []  # [o][k] (N, width)
+        inputs = []  # (K, N, width) each
         tables = [F.pad(_rounded(table, UNIT), (0, 0, 0, 1)) for table in self.embeddings]
         for o in range(self.context.order + 1):
-            inputs.append([F.embedding(frames[:, o, k], table) for k, table in enumerate(tables)])
+            inputs.append(torch.stack([F.embedding(frames[:, o, k], table) for k, table in enumerate(tables)]))
         costs = []
         for k in range(len(self.sizes)):
             seen = self.context.before(k, inputs[1:]) + self.context.below(k, inputs[0])

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -42,6 +42,9 @@ def _exp_table() -> np.ndarray:
 _EXP = _exp_table()
 
 
+Rows = Any  # an array of NumPy or a tensor
+
+
 class Context(NamedTuple):
     """What codes are told from. order: frames before, at most. summed: embeddings of the codes of a frame are added up, of all codebooks in
     the frames before; otherwise they lie one behind the other, and of the frames before only those up to the code's own codebook."""
@@ -53,13 +56,13 @@ class Context(NamedTuple):
         """In widths of an embedding, of codebook k."""
         return self.order + (k > 0) if self.summed else self.order * (k + 1) + k
 
-    def before(self, k: int, frames: Sequence[Sequence]) -> list:
-        """What codebook k is told from first, of the embeddings (N, R) of each codebook of each frame before."""
-        return [sum(frame) for frame in frames] if self.summed else [each for frame in frames for each in frame[: k + 1]]
+    def before(self, k: int, frames: Sequence[Rows]) -> list[Rows]:
+        """What codebook k is told from first, of the embeddings (K, N, R) of each frame before: (N, R) each."""
+        return [frame.sum(0) for frame in frames] if self.summed else [each for frame in frames for each in frame[: k + 1]]
 
-    def below(self, k: int, frame: Sequence) -> list:
-        """And what follows, of the embeddings of codebooks 0 to k - 1 of the frame itself."""
-        return [sum(frame[:k])] if self.summed and k else list(frame[:k])
+    def below(self, k: int, frame: Rows) -> list[Rows]:
+        """And what follows, of the embeddings of codebooks 0 to k - 1 of the frame itself (>= k, N, R)."""
+        return [frame[:k].sum(0)] if self.summed and k else list(frame[:k])
 
 
 class Prior:
@@ -78,8 +81,9 @@ class Prior:
         count = sum(name.startswith("embedding.") for name in tensors)
         self._check(count)
         self.sizes = tuple(len(self.tensors[f"embedding.{k}"]) for k in range(count))
-        self.embeddings = [np.vstack([table, np.zeros_like(table[:1])]).astype(np.float32)
-                            for table in (self.tensors[f"embedding.{k}"] for k in range(count))]  # a last row for "none"
+        tables = [np.pad(self.tensors[f"embedding.{k}"], ((0, 1), (0, 0))) for k in range(count)]  # a last row for "none"
+        self.embeddings = np.vstack(tables).astype(np.float32)
+        self.starts = np.cumsum([0, *map(len, tables[:-1])])[:, None]  # of each codebook's
         self.layers = [[self.tensors[f"{layer}.{k}.{part}"].T.astype(np.float32)
                          for layer in ("hidden", "output") for part in ("weight", "bias")] for k in range(count)]
 
@@ -105,7 +109,7 @@ class Prior:
                 raise ValueError(f"{name} is missing, too much, or of the wrong shape or type")
             if np.abs(found.astype(np.int64)).max() >= _EXACT // 2:
                 raise ValueError(f"{name} is too large for exact sums")
-        largest = [np.abs(table.astype(np.int64)).max(0)[None] for table in tables]
+        largest = np.stack([np.abs(table.astype(np.int64)).max(0)[None] for table in tables])
         for k in range(count):
             inputs = np.concatenate(self.context.before(k, [largest] * self.context.order) + self.context.below(k, largest), 1)[0]
             for name, most in ((f"hidden.{k}.weight", inputs), (f"output.{k}.weight", 127)):
@@ -137,8 +141,8 @@ class Prior:
                 stands for a frame that there is not.
             below: (>= k, N) the codes of the same frame.
         """
-        frames = [[table[row] for table, row in zip(self.embeddings, frame)] for frame in before]
-        inputs = self.context.before(k, frames) + self.context.below(k, [self.embeddings[j][below[j]] for j in range(k)])
+        frames = [self.embeddings[frame[: len(self.sizes)] + self.starts] for frame in before]
+        inputs = self.context.before(k, frames) + self.context.below(k, self.embeddings[below[:k] + self.starts[:k]])
         weight, bias, out_weight, out_bias = self.layers[k]
         sums = np.concatenate(inputs, axis=1) @ weight + bias
         hidden = np.clip(sums.astype(np.int32) >> HIDDEN_SHIFT, 0, 127).astype(np.float32)

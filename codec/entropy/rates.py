@@ -23,7 +23,7 @@ class Rates:
             return torch.from_numpy(array).float().to(device)
 
         self.sizes, self.context = prior.sizes, prior.context
-        self._embeddings = [here(table) for table in prior.embeddings]
+        self._embeddings, self._starts = here(prior.embeddings), torch.from_numpy(prior.starts).to(device)
         self._layers = [[here(part) for part in layers] for layers in prior.layers]
 
     def past(self, k: int, before: Sequence[Tensor]) -> Tensor:
@@ -32,7 +32,7 @@ class Rates:
         before: `context.order` tensors (K, N), the last frame first; a code equal to the codebook's size stands for a frame that there
             is not.
         """
-        frames = [[table[row] for table, row in zip(self._embeddings, frame)] for frame in before]
+        frames = [self._embeddings[frame + self._starts] for frame in before]
         inputs = torch.cat(self.context.before(k, frames), 1)
         weight, bias, _, _ = self._layers[k]
         return torch.addmm(bias, inputs, weight[: inputs.shape[1]])
@@ -41,7 +41,7 @@ class Rates:
         """Of each code of codebook k: (N, size). past (N, H): as above. below: (>= k, N) the codes of the same frame."""
         weight, _, out_weight, out_bias = self._layers[k]
         if k:
-            inputs = torch.cat(self.context.below(k, [self._embeddings[j][below[j]] for j in range(k)]), 1)
+            inputs = torch.cat(self.context.below(k, self._embeddings[below[:k] + self._starts[:k]]), 1)
             past = torch.addmm(past, inputs, weight[-inputs.shape[1] :])
         hidden = past.div(1 << HIDDEN_SHIFT).floor_().clamp_(0, 127)
         shares = torch.addmm(out_bias, hidden, out_weight).mul_(SCORE).softmax(1)
@@ -57,8 +57,7 @@ class Rates:
 
     def none(self) -> Tensor:
         """The codes (K, order) that stand for what is before the first frame."""
-        device = self._embeddings[0].device
-        return torch.tensor(self.sizes, device=device)[:, None].repeat(1, self.context.order)
+        return torch.tensor(self.sizes, device=self._embeddings.device)[:, None].repeat(1, self.context.order)
 
 
 def contexts(codes: Tensor, past: Tensor) -> list[Tensor]:

@@ -17,7 +17,7 @@ from small_priors import likely_codes, random_prior
 
 from codec.config import CodecConfig
 from codec.container import BLOCK, CRC, SYNC, TokError, TokReader, TokWriter
-from codec.entropy import Prior, pack, priors_in_the_box, prior_of, unpack
+from codec.entropy import Prior, pack, prior_of, priors_in, priors_in_the_box, unpack
 from codec.entropy.ans import SCALE, Decoder, encode
 from codec.entropy.fitting import fit_prior
 from codec.entropy.prior import _EXP, Context
@@ -276,8 +276,8 @@ def test_what_a_prior_does_not_fit_is_refused():
 
 @pytest.mark.parametrize("name", models())
 def test_models_in_the_box_have_a_prior_that_readers_find(name):
-    prior, *others = priors_in_the_box(name)
-    assert prior_of(name) is prior and all(prior_of(name, variable=True) is other for other in others)
+    prior, *variable = priors_in_the_box(name)
+    assert prior_of(name) is prior and all(prior_of(name, variable=True) is newest for newest in variable[:1])
     config = CodecConfig.from_json(PRETRAINED / name / "config.json")
     spec = TokenSpec(name, 16000, 320, (1024,) * 8, "0" * 16, "1" * 16)
     assert config.frame_size == 320 and prior.sizes == (1024,) * 3
@@ -285,6 +285,21 @@ def test_models_in_the_box_have_a_prior_that_readers_find(name):
     data = write(codes, prior, spec, block=60)
     assert blocks(data)[0][1] == 2 and np.array_equal(read(data, prior=None)[0], codes)
     assert np.array_equal(read(data)[0], codes)  # where another prior is given
+    for each in variable:  # those of before, too
+        codes = likely_codes(each, spec.codebook_sizes, 60)
+        data = write(codes, each, spec, block=60)
+        assert blocks(data)[0][1] == 2 and np.array_equal(read(data, prior=None)[0], codes)
+
+
+def test_older_priors_are_kept_for_what_was_written_with_them(tmp_path):
+    older, newer = random_prior(SIZES), random_prior(SIZES, seed=4, context=SUMMED)
+    older.save(tmp_path, variable=True)
+    codes = likely_codes(older, SIZES, 100)
+    data = write(codes, older, block=100)
+    (tmp_path / "variable.safetensors").rename(tmp_path / "variable.1.safetensors")
+    newer.save(tmp_path, variable=True)
+    assert [each.id for each in priors_in(tmp_path)] == [newer.id, older.id] and prior_of(tmp_path, variable=True).id == newer.id
+    assert blocks(data)[0][1] == 2 and np.array_equal(read(data, priors_in(tmp_path))[0], codes)
 
 
 # Damage
