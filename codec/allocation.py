@@ -87,8 +87,7 @@ class Allocation:
         return self._codes[None], self._decode(self._codes[None]), max(0.0, over)
 
     def _search(self, rows: Tensor, weights: Tensor) -> Tensor:
-        before = contexts(self._codes, self._past)  # as far as they are known: what the last search found
-        past = [self._rates.past(k, before) for k in range(len(self._codes))]
+        past = self._rates.past(contexts(self._codes, self._past))  # as far as it is known: what the last search found
 
         def cost(k: int, row: Tensor, below: Tensor) -> Tensor:
             return self._rates.bits(k, past[k][row], below)

@@ -60,7 +60,7 @@ def test_rates_are_those_of_the_coder(prior):
     rates, below = Rates(prior), torch.randint(0, 1024, (8, 40), generator=generator)
     for k in range(8):
         exact = torch.from_numpy(prior.frequencies(k, [each.numpy() for each in before], below.numpy())).float()
-        apart = (rates.bits(k, rates.past(k, before), below) - (16 - exact.log2())) * exact / 65536
+        apart = (rates.bits(k, rates.past(before)[k], below) - (16 - exact.log2())) * exact / 65536
         assert apart.abs().sum(1).mean() < 0.03 and apart.sum(1).abs().max() < 0.015
 
 

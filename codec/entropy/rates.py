@@ -26,19 +26,21 @@ class Rates:
         self._embeddings, self._starts = here(prior.embeddings), torch.from_numpy(prior.starts).to(device)
         self._layers = [[here(part) for part in layers] for layers in prior.layers]
 
-    def past(self, k: int, before: Sequence[Tensor]) -> Tensor:
-        """What the frames before say of codebook k, for `bits`: (N, H).
+    def past(self, before: Sequence[Tensor]) -> list[Tensor]:
+        """What the frames before say of each codebook, for `bits`: (N, H).
 
         before: `context.order` tensors (K, N), the last frame first; a code equal to the codebook's size stands for a frame that there
             is not.
         """
         frames = [self._embeddings[frame + self._starts] for frame in before]
-        inputs = torch.cat(self.context.before(k, frames), 1)
-        weight, bias, _, _ = self._layers[k]
-        return torch.addmm(bias, inputs, weight[: inputs.shape[1]])
+        said = []
+        for k, (weight, bias, _, _) in enumerate(self._layers):
+            inputs = torch.cat(self.context.before(k, frames), 1)
+            said.append(torch.addmm(bias, inputs, weight[: inputs.shape[1]]))
+        return said
 
     def bits(self, k: int, past: Tensor, below: Tensor) -> Tensor:
-        """Of each code of codebook k: (N, size). past (N, H): as above. below: (>= k, N) the codes of the same frame."""
+        """Of each code of codebook k: (N, size). past (N, H): what `past` says of it. below: (>= k, N) the codes of the same frame."""
         weight, _, out_weight, out_bias = self._layers[k]
         if k:
             inputs = torch.cat(self.context.below(k, self._embeddings[below[:k] + self._starts[:k]]), 1)
@@ -50,10 +52,8 @@ class Rates:
 
     def of(self, codes: Tensor, past: Tensor) -> Tensor:
         """Bits of codes (K, T) after the codes `past` (K, order), in all: a scalar."""
-        before = contexts(codes, past)
-        return sum(
-            self.bits(k, self.past(k, before), codes).gather(1, row[:, None]).sum() for k, row in enumerate(codes)
-        )
+        said = self.past(contexts(codes, past))
+        return sum(self.bits(k, said[k], codes).gather(1, row[:, None]).sum() for k, row in enumerate(codes))
 
     def none(self) -> Tensor:
         """The codes (K, order) that stand for what is before the first frame."""

@@ -151,6 +151,8 @@ def test_priors_that_are_none(tmp_path):
     for tensors in wrong:
         with pytest.raises(ValueError):
             Prior(tensors)
+    with pytest.raises(ValueError, match="hidden.*too wide or too large for exact sums"):
+        random_prior(KNOWN, width=32, scale=127, context=Context(100, summed=True))
     (tmp_path / "prior.safetensors").write_bytes(b"no such thing")
     with pytest.raises(ValueError, match="holds no prior"):
         prior_of(tmp_path)
