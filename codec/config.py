@@ -62,7 +62,8 @@ class QuantizerConfig:
 @dataclass(frozen=True)
 class CodecConfig:
     """A whole codec: mono audio at `sample_rate`, `frame_size` samples a frame, latents `dim` wide. The decoder makes audio
-    at `output_sample_rate`, where that is another rate than the encoder's."""
+    at `output_sample_rate`, where that is another rate than the encoder's. `level`: of speech without its pauses, in dBFS, that it codes
+    best, where that is known."""
 
     name: str = "codec"
     sample_rate: int = 16_000
@@ -72,6 +73,7 @@ class CodecConfig:
     encoder: EncoderConfig = field(default_factory=ConvNeXtEncoderConfig)
     decoder: DecoderConfig = field(default_factory=ConvNeXtDecoderConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    level: float | None = None
 
     @property
     def output_rate(self) -> int:
@@ -89,9 +91,7 @@ class CodecConfig:
 
     def to_dict(self) -> dict[str, Any]:
         values = dataclasses.asdict(self) | {"quantizer": self.quantizer.to_dict()}
-        if self.output_sample_rate is None:
-            del values["output_sample_rate"]
-        return values
+        return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CodecConfig:

@@ -1,7 +1,7 @@
 """Recordings to .tok files and back, block by block: a ten-hour file takes the memory of a ten-second one.
 
-What comes out is bit for bit what `model.encode` and `model.decode` make of the whole recording, because the network
-sees blocks of the same shapes.
+What comes out is bit for bit what `model.encode(normalize=…)` and `model.decode` make of the whole recording, because the
+network sees blocks of the same shapes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from codec.allocation import variable_of
-from codec.audio import AudioReader, AudioWriter, LostBand, Resampler
+from codec.audio import AudioReader, AudioWriter, LostBand, Resampler, factors, gains
 from codec.config import ConfigError
 from codec.container import TokReader, TokWriter
 from codec.entropy import Prior
@@ -88,6 +88,7 @@ def encode_file(
     prior: Prior | None = None,
     refine: int = 0,
     variable: bool = False,
+    normalize: bool = True,
 ) -> EncodeReport:
     """Encode a recording of any rate, channels and format that soundfile reads into a .tok file, in constant memory.
 
@@ -99,6 +100,7 @@ def encode_file(
         beam, refine: as in `Codec.encode`.
         prior: of the model, for entropy coding (`codec.entropy.prior_of`).
         variable: spend bits where they are heard, as the prior counts them (`variable` of `Codec.encode`).
+        normalize: as in `Codec.encode`, where the model names a level; the recording is read twice.
 
     Raises ValueError (AudioError for bad audio) and OSError (WriteError) with a line that says what to do.
     """
@@ -125,13 +127,16 @@ def encode_file(
                 samples += block.shape[1]
                 resampled = resampler.process(block)
                 band.update(block, resampled)
-                yield resampled
+                yield resampled * factors(gain_db)
             resampled = resampler.flush()
             band.update(block[:, :0], resampled)
-            yield resampled
+            yield resampled * factors(gain_db)
 
-        asked = bitrate if spent else None
-        with TokWriter(target, model.spec, k, rate, channels, prior, asked) as writer, torch.no_grad():
+        asked, gain_db, level = bitrate if spent else None, (0.0,) * channels, model.config.level
+        if normalize and level is not None:
+            gain_db = gains(reader.blocks(), rate, channels, level)
+            reader.rewind()
+        with TokWriter(target, model.spec, k, rate, channels, prior, asked, gain_db) as writer, torch.no_grad():
             coding = encoding(model, channels, k, beam, refine, spent)
             for block in cut(at_model_rate(), push_frames(model.encoder) * model.frame_size):
                 codes = coding.push(as_samples(torch.from_numpy(block).unsqueeze(1)).to(model.device))  # (channels, K, m)
@@ -203,10 +208,10 @@ def decoded(model: Codec, reader: TokReader) -> Iterator[np.ndarray]:
     """The audio (channels, n) of a .tok file at the decoder's rate, block by block, lost frames muted."""
     size, position = model.output_frame_size, 0  # position: of the first sample that is held
     last = size * reader.spec.frame_multiple  # samples of the last frames, which may be longer than the audio, as its end tells
-    held = np.zeros((reader.channels, 0), dtype=np.float32)
+    held, quieter = np.zeros((reader.channels, 0), dtype=np.float32), factors(-gain for gain in reader.header.gain_db)
 
     def hold(wav: torch.Tensor) -> np.ndarray:
-        new = wav.cpu().numpy()[:, 0]  # (channels, n)
+        new = wav.cpu().numpy()[:, 0] * quieter  # (channels, n)
         return np.concatenate([held, mute(new, position + held.shape[1], reader.lost, size)], axis=1)
 
     model.check_dtype()

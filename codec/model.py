@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import quantizers
 from codec import refinement
 from codec.allocation import Variable, variable_of
-from codec.audio import resample
+from codec.audio import factors, gains, resample
 from codec.backbones import build_decoder, build_encoder
 from codec.backbones.base import Network
 from codec.backbones.fused import FusedEncoder
@@ -216,6 +216,7 @@ class Codec(nn.Module):
         beam: int | None = None,
         refine: int = 0,
         variable: Prior | None = None,
+        normalize: bool = False,
     ) -> Tokens:
         """Encode audio.
 
@@ -231,10 +232,12 @@ class Codec(nn.Module):
                 the recording. 30 take longer than the audio lasts, on one core. For models with a causal decoder, for speech.
             variable: a prior of the model (`codec.entropy.prior_of(NAME, variable=True)`), to spend bits where they are heard: codes
                 of all codebooks that take `bitrate` on average once they are saved with this prior. Wants `bitrate` and `refine`.
+            normalize: bring each channel to the level that the model codes best (`config.level`); tokens say by how much, and decoding
+                takes it off again. `codec encode` does so. Codes of a stream are those without it.
 
         Returns tokens with codes (batch * channels, K, frames), frames = ceil(T / frame_size), in whole groups where codes are
         held for several frames.
-        Raises ValueError for audio that is empty, not finite or of another shape.
+        Raises ValueError for audio that is empty, not finite or of another shape, and for `normalize` with a model that names no level.
         """
         rate = self.sample_rate if sample_rate is None else sample_rate
         if not 1 <= rate < 2**31 or int(rate) != rate:
@@ -245,6 +248,8 @@ class Codec(nn.Module):
         self.quantizer.check_beam(beam)
         if refine:
             refinement.check(self, refine)
+        if normalize and self.config.level is None:
+            raise ValueError(f"normalize=True: {self.config.name} names no level that it codes best: leave it out")
         self.check_dtype()
         wav = torch.as_tensor(wav)
         if wav.dim() not in (1, 2, 3):
@@ -256,7 +261,12 @@ class Codec(nn.Module):
         lengths = [samples] * batch if lengths is None else [int(n) for n in lengths]
         if len(lengths) != batch or not all(0 < n <= samples for n in lengths):
             raise ValueError(f"lengths must be {batch} numbers from 1 to {samples}: the audio of an item is not empty")
-        items = [self._at_model_rate(as_samples(item[:, :n]), rate) for item, n in zip(wav, lengths)]
+        items, gain_db = [as_samples(item[:, :n]) for item, n in zip(wav, lengths)], []
+        if normalize:
+            gain_db = [gains([item.cpu().numpy()], rate, channels, self.config.level) for item in items]
+        items = [self._at_model_rate(item, rate) for item in items]
+        if normalize:
+            items = [item * torch.from_numpy(factors(row)).to(item.device) for item, row in zip(items, gain_db)]
         spec = self.spec
         frames = [frames_for(n, rate, spec) for n in lengths]
         samples = [item.shape[-1] for item in items for _ in range(channels)]
@@ -268,7 +278,7 @@ class Codec(nn.Module):
         codes = self.encode_frames(padded.reshape(batch * channels, 1, -1).to(self.device), k, samples, beam, refine, spent)
         return Tokens(
             codes=codes, spec=spec, sample_rate=rate, num_samples=tuple(lengths), channels=channels,
-            lengths=torch.tensor(frames).repeat_interleave(channels).to(codes.device),
+            lengths=torch.tensor(frames).repeat_interleave(channels).to(codes.device), gain_db=tuple(chain(*gain_db)),
         )
 
     @torch.no_grad()
@@ -310,6 +320,8 @@ class Codec(nn.Module):
         self.check_dtype()
         self.check(tokens.spec)
         wav = self.decode_frames(tokens.codes.to(self.device), tokens.lengths.to(self.device)).cpu()
+        if any(tokens.gain_db):
+            wav.mul_(torch.from_numpy(factors(-gain for gain in tokens.gain_db))[:, None])
         wav = wav.reshape(tokens.batch_size, tokens.channels, -1)  # (batch, channels, n * output_frame_size)
         rate, size = self.output_sample_rate, self.output_frame_size
         for start, stop in tokens.lost:

@@ -45,9 +45,9 @@ class AudioReader:
     def __init__(self, source: str | os.PathLike[str] | BinaryIO):
         self._closing = contextlib.ExitStack()
         try:
-            self._raw, opened = self._open(source)
+            self._raw, self._opened = self._open(source)
             try:
-                self._sound = self._open_sound(opened, check_whole(self._raw, self.name))
+                self._sound = self._open_sound(self._opened, check_whole(self._raw, self.name))
             except (soundfile.LibsndfileError, TypeError, RuntimeError) as error:  # TypeError: headerless .raw
                 raise AudioError(
                     f"{self.name}: is not audio that can be read ({reason(error)}): convert it first, e.g. "
@@ -156,8 +156,13 @@ class AudioReader:
         """Closes what was opened here; a file that was handed in stays open."""
         self._closing.close()
 
+    def rewind(self) -> None:
+        """To the start, once `blocks()` have been read to their end, to read them again."""
+        self._raw.seek(0)
+        self._sound = self._open_sound(self._opened, check_whole(self._raw, self.name))
+
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
-        """Yields float32 (C, n), full scale at 1; n is `size` but for the last. Once only."""
+        """Yields float32 (C, n), full scale at 1; n is `size` but for the last. Once only, or after `rewind`."""
         done = 0
         while True:
             try:

@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "with --refine, and entropy-coded by the model's variable.safetensors")
     parser.add_argument("--entropy", action="store_true", help="fewer bytes for the same codes, by what the model's "
                         "prior.safetensors knows of them; decoders need it too")
+    parser.add_argument("--no-normalize", dest="normalize", action="store_false", help="code recordings at their own level, as a stream "
+                        "does, and not at the one that the model codes best; either way they are decoded at their own")
     add_device(parser)
 
 
@@ -74,7 +76,7 @@ def _file(args: argparse.Namespace) -> None:
     with Progress() as progress:
         result = encode_file(
             model, args.input, output, *_quality(args), beam=args.beam, prior=prior, refine=args.refine, variable=args.variable,
-            progress=lambda done, total: progress.update(
+            normalize=args.normalize, progress=lambda done, total: progress.update(
                 done, total, f"{duration(done)}{'' if total is None else f' of {duration(total)}'}"
             ),
         )
@@ -120,13 +122,14 @@ def _folder(args: argparse.Namespace) -> int:
     losing, kept = [], []
 
     def is_done(job: Job) -> bool:
-        done = _is_done(job, spec, codebooks, prior, spent)
+        done = _is_done(job, spec, codebooks, prior, spent, args.normalize)
         kept.extend([job.target] * done)
         return done
 
     def encode(job: Job) -> float:
         result = encode_file(
-            model, job.source, job.target, *quality, beam=args.beam, prior=prior, refine=args.refine, variable=args.variable
+            model, job.source, job.target, *quality, beam=args.beam, prior=prior, refine=args.refine, variable=args.variable,
+            normalize=args.normalize,
         )
         if result.note:
             losing.append(job.source)
@@ -142,9 +145,9 @@ def _folder(args: argparse.Namespace) -> int:
     return code
 
 
-def _is_done(job: Job, spec, codebooks: int, prior: Prior | None, spent: Variable | None) -> bool:
+def _is_done(job: Job, spec, codebooks: int, prior: Prior | None, spent: Variable | None, normalize: bool) -> bool:
     """A whole .tok of this model with as many codebooks, not older than the recording, is not made again; at a variable bitrate
-    (`spent`) if the same was asked for, by the same prior."""
+    (`spent`) if the same was asked for, by the same prior; and if it has no gain where none is wanted."""
     from codec.container import TokError, TokReader
 
     try:
@@ -154,7 +157,7 @@ def _is_done(job: Job, spec, codebooks: int, prior: Prior | None, spent: Variabl
             header = reader.header
             if header.spec.fingerprint != spec.fingerprint or header.num_codebooks != codebooks:
                 return False
-            if header.bitrate != (spent and spent.bitrate):
+            if header.bitrate != (spent and spent.bitrate) or any(header.gain_db) and not normalize:
                 return False
             for _ in reader.blocks():
                 pass

@@ -77,6 +77,7 @@ def _tok(name: str, model: str | None) -> dict[str, Any]:
         "num_codebooks": reader.num_codebooks, "codebook_sizes": list(spec.codebook_sizes),
         "model_sample_rate": spec.sample_rate, "bitrate": bits * reader.channels,
         **({} if asked is None else {"asked_bitrate": asked * reader.channels}),
+        **({"gain_db": list(reader.header.gain_db)} if any(reader.header.gain_db) else {}),
         "payload_bitrate": None if closed or reader.lost or not samples else 8 * reader.payload_bytes / seconds, "bytes": Path(name).stat().st_size,
         "blocks": blocks, "complete": problem is None or closed, "problem": problem,
         "lost_seconds": [[a / spec.frame_rate, b / spec.frame_rate] for a, b in reader.lost],
@@ -112,6 +113,7 @@ def _model(name: str) -> dict[str, Any]:
         "fingerprint": spec.fingerprint, "decoder_fingerprint": spec.decoder_fingerprint,
         "encoder_parameters": sum(p.numel() for p in model.encoder.parameters()) or None,  # not known of a codec outside
         "decoder_parameters": sum(p.numel() for p in model.decoder.parameters()) or None,
+        **({} if model.config.level is None else {"level": model.config.level}),
         "codebook_parameters": sum(value.numel() for value in model.quantizer.inference_state().values()),
         "bytes": weights.stat().st_size if weights.is_file() else None,
     }
@@ -128,6 +130,10 @@ def _words(key: str, value: Any) -> str:
     if key in ("bitrate", "bitrates", "asked_bitrate", "payload_bitrate"):
         rates = value if isinstance(value, list) else [value]
         return f"{', '.join(f'{rate / 1000:.4g}' for rate in rates)} kbit/s"
+    if key == "gain_db":
+        return f"{', '.join(f'{gain:+g}' for gain in value)} dB, taken off when decoded"
+    if key == "level":
+        return f"{value:g} dBFS"
     if key == "lost_seconds":
         return ", ".join(f"{a:.2f} to {b:.2f}" for a, b in value) or "none"
     if key == "codebook_sizes" and len(set(value)) == 1:

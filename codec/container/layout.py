@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from codec.packing import Layout
-from codec.tokens import TokenSpec
+from codec.tokens import TokenSpec, gains_of
 
 MAGIC = b"\x93TOK\r\n\x1a\n"  # not text, not ASCII; shows line ends that a transfer has changed
 VERSION = 1
@@ -40,13 +40,14 @@ class TokError(ValueError):
 @dataclass(frozen=True)
 class Header:
     """What the file says of itself before its first block. bitrate: that was asked for, in bit/s of each channel, where frames have as
-    many bits as they need; None where all have the same."""
+    many bits as they need; None where all have the same. gain_db: of each channel, to be taken off when decoded."""
 
     spec: TokenSpec
     num_codebooks: int
     sample_rate: int
     channels: int
     bitrate: float | None = None
+    gain_db: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_codebooks not in self.spec.counts:
@@ -58,6 +59,7 @@ class Header:
             raise ValueError(f"channels={self.channels}: a .tok file holds 1 to {MAX_CHANNELS}")
         if self.bitrate is not None and not 0 < self.bitrate < math.inf:
             raise ValueError(f"bitrate={self.bitrate} must be positive, in bit/s")
+        object.__setattr__(self, "gain_db", gains_of(self.gain_db, self.channels))
 
     @property
     def layout(self) -> Layout:
@@ -79,6 +81,8 @@ class Header:
             fields["codebook_strides"] = list(spec.strides)
         if self.bitrate is not None:
             fields["bitrate"] = float(self.bitrate)
+        if any(self.gain_db):
+            fields["gain_db"] = list(self.gain_db)
         return json.dumps(fields, separators=(",", ":")).encode()
 
     @classmethod
@@ -111,7 +115,10 @@ class Header:
             strides=numbers("codebook_strides") if "codebook_strides" in fields else (),
         )
         bitrate = get("bitrate", int if type(fields["bitrate"]) is int else float) if "bitrate" in fields else None
-        return cls(spec, get("num_codebooks", int), get("sample_rate", int), get("channels", int), bitrate)
+        gain_db = get("gain_db", list) if "gain_db" in fields else []
+        if not all(type(gain) in (int, float) for gain in gain_db):
+            raise ValueError("gain_db are not numbers")
+        return cls(spec, get("num_codebooks", int), get("sample_rate", int), get("channels", int), bitrate, tuple(gain_db))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any, BinaryIO
 from zlib import crc32
 
@@ -28,6 +29,7 @@ class TokWriter:
         channels: of the audio.
         prior: of the model, to entropy-code each block that gets smaller by it; readers need it too.
         bitrate: that was asked for, in bit/s of each channel, where it is a variable one; the header tells it.
+        gain_db: of each channel, what was added to its level, which decoding takes off; 0 when left out.
 
     Use it as a context: leaving it by an exception removes what was written to a path.
     Raises ValueError for codes or numbers that do not fit, WriteError when the output cannot be written.
@@ -35,9 +37,9 @@ class TokWriter:
 
     def __init__(
         self, target: str | os.PathLike[str] | BinaryIO, spec: TokenSpec, num_codebooks: int, sample_rate: int,
-        channels: int = 1, prior: Prior | None = None, bitrate: float | None = None,
+        channels: int = 1, prior: Prior | None = None, bitrate: float | None = None, gain_db: Iterable[float] = (),
     ):
-        self.header = Header(spec, num_codebooks, sample_rate, channels, bitrate)
+        self.header = Header(spec, num_codebooks, sample_rate, channels, bitrate, tuple(gain_db))
         self._json = self.header.to_json()
         self._layout, self._prior = self.header.layout, prior
         if prior is not None:

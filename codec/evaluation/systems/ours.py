@@ -30,7 +30,8 @@ class Ours:
     encoding is that of all. Where the model's own search has a beam, which finds better codes when it knows of no more
     than k codebooks, and where codes are refined, each setting is encoded on its own.
 
-    refine: steps of analysis by synthesis (`codec.refinement`)."""
+    refine: steps of analysis by synthesis (`codec.refinement`). Recordings are brought to the level that the model names, as
+    `codec encode` does."""
 
     def __init__(self, source: str, name: str, refine: int = 0):
         self.model_source, self.name, self._refine = source, name, refine
@@ -61,7 +62,8 @@ class Ours:
 
         spec, search = self.model.spec, self.model.quantizer.searched_by
         refined = f"refined{self._refine}-{refinement.settings()}" if self._refine else ""
-        return "-".join(filter(None, (spec.fingerprint, spec.decoder_fingerprint, search, refined)))
+        level = "" if self.model.config.level is None else f"level{self.model.config.level:g}"
+        return "-".join(filter(None, (spec.fingerprint, spec.decoder_fingerprint, search, refined, level)))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -95,11 +97,14 @@ class Ours:
         count = k if model.quantizer.searched_by or self._refine else model.quantizer.num_codebooks
         if self._last is None or self._last[0] is not sound or self._last[1].codes.shape[1] != count:
             with encoding.running():
-                tokens = model.encode(sound.wav, sound.rate, num_codebooks=count, refine=self._refine)
+                tokens = self._encoded(sound.wav, sound.rate, num_codebooks=count)
             self._last = sound, tokens, encoding.seconds
         _, tokens, seconds = self._last
         tokens = tokens.truncate(k)
         return self._coded(sound, tokens, tokens.num_frames * model.quantizer.bits_per_frame(k), seconds, k)
+
+    def _encoded(self, wav: np.ndarray, rate: int, **how: Any) -> Tokens:
+        return self.model.encode(wav, rate, refine=self._refine, normalize=self.model.config.level is not None, **how)
 
     def _coded(self, sound: Sound, tokens: Tokens, bits: float, seconds: float, k: int) -> Coded:
         """seconds: of encoding. k: codebooks of these tokens."""
@@ -109,7 +114,7 @@ class Ours:
         return Coded(
             Sound(decoded, sound.rate), bits, seconds, decoding.seconds, codes=tokens.codes[0].numpy(),
             sizes=tuple(model.codebook_sizes[:k]), frame_seconds=1 / model.frame_rate,
-            recode=lambda wav: model.encode(wav, sound.rate, num_codebooks=k, refine=self._refine).codes[0].numpy(),
+            recode=lambda wav: self._encoded(wav, sound.rate, num_codebooks=k).codes[0].numpy(),
             blocks=lambda: (_bits_of_blocks(tokens, self.prior), _bits_of_blocks(tokens, None)),
         )
 
@@ -144,7 +149,7 @@ class VariableRate(Ours):
     def code(self, sound: Sound, setting: Setting) -> Coded:
         encoding = Clock()
         with encoding.running():
-            tokens = self.model.encode(sound.wav, sound.rate, bitrate=setting.bitrate, refine=self._refine, variable=self.prior)
+            tokens = self._encoded(sound.wav, sound.rate, bitrate=setting.bitrate, variable=self.prior)
         coded = self._coded(sound, tokens, payload_bits(tokens, self.prior), encoding.seconds, tokens.num_codebooks)
         return replace(coded, codes=None, sizes=(), recode=None)
 

@@ -1,0 +1,189 @@
+"""Recordings at the level that a model codes best: the level of what is heard, and gains that are taken off again."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from codec import Codec, TokError, Tokens
+from codec.audio import AudioReader, factors, gains
+from codec.audio.level import ActiveLevel
+from codec.container import TokReader, TokWriter
+from codec.container.layout import Header
+from codec.files import decode_file, encode_file
+from codec.live import decode_live
+from small_models import make_config, make_model
+
+RATE, LEVEL = 16_000, -25.0
+
+
+@pytest.fixture(scope="module")
+def model() -> Codec:
+    return make_model(make_config(level=LEVEL))
+
+
+def tone(seconds: float, dbfs: float, rate: int = RATE) -> np.ndarray:
+    """A sine of that RMS, (n,)."""
+    return (10 ** (dbfs / 20) * math.sqrt(2) * np.sin(2 * np.pi * 500 * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def noise(channels: int, samples: int, dbfs: float = -12.0, seed: int = 0) -> np.ndarray:
+    return (10 ** (dbfs / 20) * np.random.default_rng(seed).standard_normal((channels, samples))).astype(np.float32)
+
+
+def level(wav: np.ndarray, parts: int = 1, rate: int = RATE) -> list[float]:
+    measured = ActiveLevel(rate, len(wav))
+    for part in np.array_split(wav, parts, axis=1):
+        measured.update(part)
+    return measured.dbfs()
+
+
+@pytest.mark.parametrize("pause", [0.0, 1.0, 60.0])
+@pytest.mark.parametrize("floor", [-math.inf, -60.0])
+def test_pauses_do_not_count(pause, floor):
+    wav = np.concatenate([tone(1.0, -20.0), tone(pause, floor), tone(1.0, -20.0)])[None]
+    assert level(wav) == pytest.approx([-20.0], abs=0.01)
+
+
+def test_a_level_is_that_of_all_channels_alone_in_any_parts():
+    wav = np.stack([tone(1.23, -20.0), tone(1.23, -50.0), np.zeros(round(1.23 * RATE), np.float32)])
+    whole = level(wav)
+    assert whole == pytest.approx([-20.0, -50.0, -math.inf], abs=0.05)
+    assert level(wav, 7) == level(wav, 1000) == whole
+    assert level(tone(0.02, -20.0)[None]) == pytest.approx([-20.0], abs=0.1)
+
+
+def test_gains_have_bounds_and_silence_has_none():
+    wav = np.stack([tone(1, -20.0), tone(1, -110.0), tone(1, 60.0), np.zeros(RATE, np.float32)])
+    assert gains([wav], RATE, 4, LEVEL) == (-5.0, 60.0, -60.0, 0.0)
+    assert factors([20.0, 0.0]).tolist() == [[10.0], [1.0]]
+
+
+def test_codes_do_not_depend_on_the_level(model):
+    wav = noise(1, RATE)
+    loud, quiet = (model.encode(gain * wav, normalize=True) for gain in (1.0, 0.001))
+    assert quiet.gain_db[0] - loud.gain_db[0] == pytest.approx(60.0)
+    assert (loud.codes == quiet.codes).float().mean() > 0.99
+    assert not torch.equal(model.encode(wav).codes, model.encode(0.001 * wav).codes)
+
+
+def test_decoding_takes_the_gain_off(model):
+    tokens = model.encode(noise(2, RATE) * factors([0.0, -30.0]), normalize=True)
+    plain = model.decode(Tokens(tokens.codes, tokens.spec, RATE, tokens.num_samples, 2))[0]
+    assert tokens.gain_db[1] - tokens.gain_db[0] == pytest.approx(30.0, abs=0.2)
+    assert torch.equal(model.decode(tokens)[0], plain * torch.from_numpy(factors(-gain for gain in tokens.gain_db)))
+
+
+def test_silence_stays_as_it_is(model):
+    tokens = model.encode(np.zeros(RATE, np.float32), normalize=True)
+    assert tokens.gain_db == (0.0,) and torch.equal(tokens.codes, model.encode(np.zeros(RATE, np.float32)).codes)
+
+
+def test_items_of_a_batch_are_as_they_are_alone(model):
+    lengths, wav = [RATE, 9_000], torch.from_numpy(np.stack([noise(2, RATE), noise(2, RATE, -40.0, 1)]))
+    together = model.encode(wav, lengths=lengths, normalize=True, num_codebooks=2)
+    for index, n in enumerate(lengths):
+        alone = model.encode(wav[index, :, :n], normalize=True, num_codebooks=2)
+        item = together.item(index)
+        assert item.gain_db == alone.gain_db and torch.equal(item.codes, alone.codes)
+
+
+def test_without_being_asked_nothing_changes(model):
+    wav = noise(1, 2 * RATE)
+    tokens = model.encode(wav)
+    assert tokens.gain_db == (0.0,)
+    with model.stream() as stream:
+        codes = torch.cat([stream.encode(torch.from_numpy(wav)[None]), stream.flush()], 2)
+    assert torch.equal(tokens.codes, codes)
+
+
+def test_a_model_without_a_level_says_so(tmp_path):
+    model = make_model(make_config())
+    with pytest.raises(ValueError, match="names no level"):
+        model.encode(noise(1, RATE), normalize=True)
+    soundfile.write(tmp_path / "a.wav", noise(1, RATE)[0], RATE)
+    encode_file(model, tmp_path / "a.wav", tmp_path / "a.tok")
+    assert Tokens.load(tmp_path / "a.tok").gain_db == (0.0,)
+
+
+def test_configurations_keep_it():
+    assert make_config(level=LEVEL).from_dict(make_config(level=LEVEL).to_dict()).level == LEVEL
+    assert "level" not in make_config().to_dict()
+
+
+@pytest.mark.parametrize("rate, channels", [(16_000, 1), (44_100, 2)])
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.ogg"])
+def test_files_are_whole_arrays_bit_for_bit(model, tmp_path, rate, channels, name):
+    path = tmp_path / name
+    soundfile.write(path, noise(channels, 12 * rate, -16.0).T, rate)
+    with AudioReader(path) as reader:
+        wav = np.concatenate(list(reader.blocks()), axis=1)
+        reader.rewind()
+        assert np.array_equal(wav, np.concatenate(list(reader.blocks(1000)), axis=1))
+    tokens = model.encode(torch.from_numpy(wav), rate, 3, normalize=True)
+    assert all(tokens.gain_db)
+    tokens.save(tmp_path / "whole.tok")
+    for source in (path, io.BytesIO(path.read_bytes())):
+        encode_file(model, source, tmp_path / "a.tok", 3)
+        assert (tmp_path / "a.tok").read_bytes() == (tmp_path / "whole.tok").read_bytes()
+    decode_file(model, tmp_path / "a.tok", tmp_path / "b.wav")
+    found = soundfile.read(tmp_path / "b.wav", dtype="int16", always_2d=True)[0].T
+    expected = np.clip(np.rint(model.decode(tokens)[0].numpy().astype(np.float64) * 32768), -32768, 32767)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_refined_file_too(model, tmp_path):
+    wav = noise(1, RATE)
+    soundfile.write(tmp_path / "a.wav", wav[0], RATE, subtype="FLOAT")
+    encode_file(model, tmp_path / "a.wav", tmp_path / "a.tok", refine=1)
+    assert torch.equal(Tokens.load(tmp_path / "a.tok").codes, model.encode(wav, refine=1, normalize=True).codes)
+
+
+def test_what_comes_live_is_heard_at_its_level(model, tmp_path):
+    tokens = model.encode(noise(1, RATE), normalize=True)
+    tokens.save(tmp_path / "a.tok")
+    out = io.BytesIO()
+    with TokReader(tmp_path / "a.tok") as reader:
+        decode_live(model, reader, out, "f32le")
+    np.testing.assert_array_equal(np.frombuffer(out.getvalue(), "<f4"), model.decode(tokens)[0, 0].numpy())
+
+
+def test_cuts_keep_the_gain(model, tmp_path):
+    wav = np.stack([noise(2, RATE), noise(2, RATE, -30.0)]) * factors([0.0, -3.0])
+    tokens = model.encode(wav, normalize=True)
+    one = tokens.item(1)
+    assert len(set(tokens.gain_db)) == 4 and one.gain_db == tokens.gain_db[2:]
+    assert one[3:9].gain_db == one.truncate(2).gain_db == one.to("cpu").gain_db == one.gain_db
+    one[3:9].save(tmp_path / "a.tok")
+    assert Tokens.load(tmp_path / "a.tok").gain_db == one.gain_db
+
+
+@pytest.mark.parametrize("gain_db", [(1.0,), (1.0, math.nan), (0.0, 201.0), (0.0, 0.0, 0.0)])
+def test_gains_that_do_not_fit_are_refused(model, gain_db):
+    with pytest.raises(ValueError, match="gain_db"):
+        Tokens(torch.zeros(2, 4, 10, dtype=torch.int64), model.spec, RATE, (1600,), 2, gain_db=gain_db)
+    with pytest.raises(ValueError, match="gain_db"):
+        TokWriter(io.BytesIO(), model.spec, 4, RATE, 2, gain_db=gain_db)
+
+
+@pytest.mark.parametrize("written", ['"loud"', "[1.0]", "[true,0.5]", '["1",0.5]', "[null,0]", "[1e999,0]"])
+def test_headers_from_strangers_are_checked(model, written):
+    good = Header(model.spec, 4, RATE, 2, gain_db=(1.5, 0.0)).to_json()
+    assert Header.from_json(good).gain_db == (1.5, 0.0)
+    with pytest.raises(ValueError, match="gain_db"):
+        Header.from_json(good.replace(b"[1.5,0.0]", written.encode()))
+
+
+def test_a_salvaged_file_keeps_its_gain(model):
+    file, tokens = io.BytesIO(), model.encode(noise(1, RATE), normalize=True)
+    tokens.save(file)
+    data = bytearray(file.getvalue())
+    data[20] ^= 1  # in the header, which is there again at the end
+    with pytest.raises(TokError):
+        Tokens.load(io.BytesIO(data))
+    assert Tokens.load(io.BytesIO(data), salvage=True).gain_db == tokens.gain_db
