@@ -25,8 +25,10 @@ from codec.cli.encode import AUDIO
 from codec.container import BLOCK, CRC, SYNC, TokReader, TokWriter
 from codec.entropy import Prior, prior_of
 from codec.entropy.fitting import fit_prior
+from codec.entropy.residual_fitting import fit_residual
 from codec.entropy.variable_fitting import fit_variable, smallest_vectors
 from codec.model import Codec
+from quantizers.rvq import ResidualVQ
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,8 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         measure_variable(model, list(channels_of(model, args.folder)), prior_of(args.out or args.model, variable=True))
         return
     if args.fit is not None:
-        prior = fit_prior([encode(model, wav) for wav in channels_of(model, args.fit)], model.spec, epochs=args.epochs, progress=tell)
-        prior.save(args.out)
+        fit(model, [encode(model, wav) for wav in channels_of(model, args.fit)], args.epochs).save(args.out)
     measure(model, [encode(model, wav) for wav in channels_of(model, args.folder)], prior_of(args.out or args.model))
 
 
@@ -64,7 +65,13 @@ def channels_of(model: Codec, folder: str) -> Iterator[torch.Tensor]:
 
 
 def encode(model: Codec, wav: torch.Tensor) -> np.ndarray:
-    return model.encode(wav).codes[0].numpy()
+    return model.encode(wav, normalize=True).codes[0].numpy()
+
+
+def fit(model: Codec, codes: list[np.ndarray], epochs: int) -> Prior:
+    if isinstance(model.quantizer, ResidualVQ):
+        return fit_residual(model, codes, epochs, progress=tell)
+    return fit_prior(codes, model.spec, epochs=epochs, progress=tell)
 
 
 def tell(step: int, steps: int, bits: float) -> None:
@@ -102,7 +109,7 @@ def measure_variable(model: Codec, recordings: list[torch.Tensor], prior: Prior)
     print(f"{len(recordings)} recordings, {seconds:.0f} s\n\n| asked for, kbit/s | taken | codes of no weight, by codebook |\n|---|---|---|")
     smallest = smallest_vectors(model)
     for bitrate in (1500, 3000):
-        codes = [model.encode(wav, bitrate=bitrate, refine=4, variable=prior).codes for wav in recordings]
+        codes = [model.encode(wav, bitrate=bitrate, refine=4, variable=prior, normalize=True).codes for wav in recordings]
         taken = sum(payload_bytes(write(model, each.numpy(), prior)) for each in codes) * 8 / seconds / 1000
         rest = (torch.cat(codes, 2)[0] == smallest).float().mean(1)
         print(f"| {bitrate / 1000:g} | {taken:.3f} | {' '.join(f'{share:.2f}' for share in rest)} |", flush=True)

@@ -30,7 +30,7 @@ def row(model: codec.Codec, path: str, counts: list[int]) -> list[Tensor]:
     """The spectrogram of a recording, and of it decoded with each number of codebooks."""
     wav, rate = soundfile.read(path, dtype="float32", always_2d=True, frames=-1)
     wav = soxr.resample(wav[: int(SECONDS * rate)].mean(1), rate, model.sample_rate)
-    decoded = (model.decode(model.encode(wav, num_codebooks=k))[0, 0] for k in counts)
+    decoded = (model.decode(model.encode(wav, num_codebooks=k, normalize=True))[0, 0] for k in counts)
     return [decibels(torch.from_numpy(wav)), *map(decibels, decoded)]
 
 

@@ -1,6 +1,6 @@
 """Recordings to .tok files and back, block by block: a ten-hour file takes the memory of a ten-second one.
 
-What comes out is bit for bit what `model.encode(normalize=…)` and `model.decode` make of the whole recording, because the
+What comes out is bit for bit what `model.encode(normalize=True)` and `model.decode` make of the whole recording, because the
 network sees blocks of the same shapes.
 """
 
@@ -100,7 +100,7 @@ def encode_file(
         beam, refine: as in `Codec.encode`.
         prior: of the model, for entropy coding (`codec.entropy.prior_of`).
         variable: spend bits where they are heard, as the prior counts them (`variable` of `Codec.encode`).
-        normalize: as in `Codec.encode`, where the model names a level; the recording is read twice.
+        normalize: as in `Codec.encode`; the recording is read twice where the model names a level.
 
     Raises ValueError (AudioError for bad audio) and OSError (WriteError) with a line that says what to do.
     """
@@ -132,8 +132,8 @@ def encode_file(
             band.update(block[:, :0], resampled)
             yield resampled * factors(gain_db)
 
-        asked, gain_db, level = bitrate if spent else None, (0.0,) * channels, model.config.level
-        if normalize and level is not None:
+        asked, gain_db, level = bitrate if spent else None, (0.0,) * channels, model.config.level if normalize else None
+        if level is not None:
             gain_db = gains(reader.blocks(), rate, channels, level)
             reader.rewind()
         with TokWriter(target, model.spec, k, rate, channels, prior, asked, gain_db) as writer, torch.no_grad():

@@ -232,12 +232,12 @@ class Codec(nn.Module):
                 the recording. 30 take longer than the audio lasts, on one core. For models with a causal decoder, for speech.
             variable: a prior of the model (`codec.entropy.prior_of(NAME, variable=True)`), to spend bits where they are heard: codes
                 of all codebooks that take `bitrate` on average once they are saved with this prior. Wants `bitrate` and `refine`.
-            normalize: bring each channel to the level that the model codes best (`config.level`); tokens say by how much, and decoding
-                takes it off again. `codec encode` does so. Codes of a stream are those without it.
+            normalize: bring each channel to the level that the model codes best, where it names one (`config.level`); tokens say by how
+                much, and decoding takes it off again. `codec encode` does so. Codes of a stream are those without it.
 
         Returns tokens with codes (batch * channels, K, frames), frames = ceil(T / frame_size), in whole groups where codes are
         held for several frames.
-        Raises ValueError for audio that is empty, not finite or of another shape, and for `normalize` with a model that names no level.
+        Raises ValueError for audio that is empty, not finite or of another shape.
         """
         rate = self.sample_rate if sample_rate is None else sample_rate
         if not 1 <= rate < 2**31 or int(rate) != rate:
@@ -248,8 +248,6 @@ class Codec(nn.Module):
         self.quantizer.check_beam(beam)
         if refine:
             refinement.check(self, refine)
-        if normalize and self.config.level is None:
-            raise ValueError(f"normalize=True: {self.config.name} names no level that it codes best: leave it out")
         self.check_dtype()
         wav = torch.as_tensor(wav)
         if wav.dim() not in (1, 2, 3):
@@ -262,10 +260,11 @@ class Codec(nn.Module):
         if len(lengths) != batch or not all(0 < n <= samples for n in lengths):
             raise ValueError(f"lengths must be {batch} numbers from 1 to {samples}: the audio of an item is not empty")
         items, gain_db = [as_samples(item[:, :n]) for item, n in zip(wav, lengths)], []
-        if normalize:
-            gain_db = [gains([item.cpu().numpy()], rate, channels, self.config.level) for item in items]
+        level = self.config.level if normalize else None
+        if level is not None:
+            gain_db = [gains([item.cpu().numpy()], rate, channels, level) for item in items]
         items = [self._at_model_rate(item, rate) for item in items]
-        if normalize:
+        if level is not None:
             items = [item * torch.from_numpy(factors(row)).to(item.device) for item, row in zip(items, gain_db)]
         spec = self.spec
         frames = [frames_for(n, rate, spec) for n in lengths]

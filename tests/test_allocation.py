@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 
 import pytest
 import soundfile
@@ -18,6 +19,8 @@ from codec.container import TokError
 from codec.container.layout import Header
 from codec.entropy import prior_of
 from codec.entropy.rates import Rates, contexts
+from codec.entropy.prior import Context
+from codec.entropy.residual_fitting import fit_residual
 from codec.entropy.variable_fitting import fit_variable, shallow, smallest_vectors
 from codec.evaluation import systems
 from codec.evaluation.sound import Sound
@@ -242,6 +245,14 @@ def test_files_tell_what_was_asked_for(tiny_model, tiny_prior, noise, tmp_path):
             Header.from_json(json.dumps(fields).encode())
 
 
+def test_a_prior_for_plain_codes_is_for_all_codebooks(tiny_model, noise):
+    codes = tiny_model.encode(noise).codes[0]
+    packed = codes.shape[1] * sum(math.log2(size) for size in tiny_model.codebook_sizes)
+    start, fitted = (fit_residual(tiny_model, [codes], epochs) for epochs in (0, 40))
+    assert fitted.sizes == tiny_model.codebook_sizes and fitted.context == Context(4, summed=True)
+    assert Rates(fitted).of(codes, Rates(fitted).none()) < 0.8 * min(packed, Rates(start).of(codes, Rates(start).none()))
+
+
 def test_a_prior_that_changed_is_read_again(tiny_prior, prior, tmp_path, monkeypatch):
     for folder, each in (("a", tiny_prior), ("b", prior)):
         (tmp_path / folder / "m").mkdir(parents=True)
@@ -280,12 +291,13 @@ def test_refusals(model, prior, tiny_model, tiny_prior, speech, noise, tmp_path,
         Refinement(model, 1, 3, 2, variable=Variable(1500, prior))
     for bitrate in (499, 4001):
         refused("it must be 500 to 4000 bit/s .0.5 to 4 kbit/s. for speech-16k", bitrate=bitrate, refine=2, variable=prior)
-    for other in (prior_of(MODEL), tiny_prior):
+    for other in (prior_of("speech-16k-semantic"), tiny_prior):  # of three codebooks, and of others
         refused("has to be for all of speech-16k", bitrate=1500, refine=2, variable=other)
     split = make_model(make_config(quantizer=QuantizerConfig("split_rvq", 4, 32)))
     refused("not plain residual ones", split, noise, bitrate=1000, refine=2, variable=tiny_prior)
-    with pytest.raises(ValueError, match="not plain residual ones"):
-        fit_variable(split, [noise])
+    for fit in (fit_variable, fit_residual):
+        with pytest.raises(ValueError, match="not plain residual ones"):
+            fit(split, [noise])
     for recordings in ([], [noise]):
         with pytest.raises(ValueError, match=f"{len(recordings)} recordings are too few to take each 10th in 2 rounds"):
             fit_variable(tiny_model, recordings)

@@ -10,9 +10,10 @@ import pytest
 import soundfile
 import torch
 
-from codec import Codec, TokError, Tokens
+from codec import Codec, TokError, Tokens, hub
 from codec.audio import AudioReader, factors, gains
 from codec.audio.level import ActiveLevel
+from codec.cli import main
 from codec.container import TokReader, TokWriter
 from codec.container.layout import Header
 from codec.files import decode_file, encode_file
@@ -102,13 +103,12 @@ def test_without_being_asked_nothing_changes(model):
     assert torch.equal(tokens.codes, codes)
 
 
-def test_a_model_without_a_level_says_so(tmp_path):
-    model = make_model(make_config())
-    with pytest.raises(ValueError, match="names no level"):
-        model.encode(noise(1, RATE), normalize=True)
-    soundfile.write(tmp_path / "a.wav", noise(1, RATE)[0], RATE)
+def test_a_model_without_a_level_takes_all_as_it_is(tmp_path):
+    model, wav = make_model(make_config()), noise(1, RATE)
+    soundfile.write(tmp_path / "a.wav", wav[0], RATE, subtype="FLOAT")
     encode_file(model, tmp_path / "a.wav", tmp_path / "a.tok")
-    assert Tokens.load(tmp_path / "a.tok").gain_db == (0.0,)
+    for tokens in (model.encode(wav, normalize=True), Tokens.load(tmp_path / "a.tok")):
+        assert tokens.gain_db == (0.0,) and torch.equal(tokens.codes, model.encode(wav).codes)
 
 
 def test_configurations_keep_it():
@@ -142,6 +142,38 @@ def test_a_refined_file_too(model, tmp_path):
     soundfile.write(tmp_path / "a.wav", wav[0], RATE, subtype="FLOAT")
     encode_file(model, tmp_path / "a.wav", tmp_path / "a.tok", refine=1)
     assert torch.equal(Tokens.load(tmp_path / "a.tok").codes, model.encode(wav, refine=1, normalize=True).codes)
+
+
+def test_a_file_at_its_own_level_is_a_stream(model, tmp_path):
+    wav = noise(1, RATE)
+    soundfile.write(tmp_path / "a.wav", wav[0], RATE, subtype="FLOAT")
+    encode_file(model, tmp_path / "a.wav", tmp_path / "a.tok", normalize=False)
+    tokens = Tokens.load(tmp_path / "a.tok")
+    assert tokens.gain_db == (0.0,) and torch.equal(tokens.codes, model.encode(wav).codes)
+
+
+def test_what_is_measured_is_what_files_hold(model, tmp_path):
+    from codec.evaluation.sound import Sound
+    from codec.evaluation.systems.ours import Ours
+
+    wav = noise(1, RATE)
+    hub.save(model, tmp_path / "model", torch.float32)
+    system = Ours(str(tmp_path / "model"), "tiny")
+    coded = system.code(Sound(wav[0], RATE), system.settings(None)[-1])
+    tokens = model.encode(wav, normalize=True)
+    assert np.array_equal(coded.codes, tokens.codes[0]) and np.array_equal(coded.sound.wav, model.decode(tokens)[0, 0])
+    assert not torch.equal(tokens.codes, model.encode(wav).codes) and f"level{LEVEL:g}" in system.key
+
+
+def test_a_folder_is_made_again_where_no_gain_is_wanted(model, tmp_path, capsys):
+    hub.save(model, tmp_path / "model", torch.float32)
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", noise(1, RATE)[0], RATE, subtype="FLOAT")
+    command = ["encode", str(tmp_path / "in"), str(tmp_path / "out"), "--model", str(tmp_path / "model")]
+    for options, words in (([], "1 file encoded"), ([], "1 done before"), (["--no-normalize"], "1 file encoded"), (["--no-normalize"], "1 done before")):
+        assert not main([*command, *options]) and words in capsys.readouterr().out
+        assert main(["info", str(tmp_path / "out" / "a.tok")]) == 0
+        assert ("gain db" in capsys.readouterr().out) != bool(options)
 
 
 def test_what_comes_live_is_heard_at_its_level(model, tmp_path):

@@ -22,8 +22,8 @@ from codec.tokens import TokenSpec
 
 FILE = "prior.safetensors"
 VARIABLE = "variable.safetensors"  # the prior for codes of a variable bitrate (`codec.allocation`)
-OLDER = "variable.*.safetensors"  # those before it, for the files that were written with them
-FILES = FILE, VARIABLE, OLDER
+OLDER = "prior.*.safetensors", "variable.*.safetensors"  # those before them, for the files that were written with them
+FILES = FILE, VARIABLE, *OLDER
 MAX_SIZE = 4096  # of a codebook: frequencies have 16 bits
 HIDDEN_SHIFT = 6  # of the hidden sums, whose units are 1/2048
 OUTPUT_SHIFT = 4  # of the outputs, whose units are 1/1024
@@ -197,7 +197,8 @@ def priors_in_the_box(name: str) -> tuple[Prior, ...]:
 def priors_in(folder: str | os.PathLike[str]) -> tuple[Prior, ...]:
     """All that lie in the directory of a model, for readers of files. Raises ValueError for one that cannot be read."""
     folder = Path(folder)
-    return tuple(_load(path) for path in (folder / FILE, folder / VARIABLE, *sorted(folder.glob(OLDER))) if path.is_file())
+    older = [path for pattern in OLDER for path in sorted(folder.glob(pattern))]
+    return tuple(_load(path) for path in (folder / FILE, folder / VARIABLE, *older) if path.is_file())
 
 
 def prior_of(model: str | os.PathLike[str], variable: bool = False) -> Prior:

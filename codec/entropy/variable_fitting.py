@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from codec.allocation import check_quantizer
 from codec.entropy.fitting import fit_prior
 from codec.entropy.prior import Prior
+from codec.entropy.residual_fitting import fit_residual
 from codec.model import Codec
 
-LEARNING_RATE, LATER_RATE = 2e-3, 5e-4  # on plain codes, and on those of a variable bitrate
-WIDTH, HIDDEN, ORDER = 32, 128, 4
+LEARNING_RATE = 5e-4  # on codes of a variable bitrate
 
 Progress = Callable[[str], None]
 
@@ -37,17 +37,14 @@ def fit_variable(
     check_quantizer(model)
     if not recordings or not all(recordings[number::part] for number in range(len(rounds))):
         raise ValueError(f"{len(recordings)} recordings are too few to take each {part}th in {len(rounds)} rounds: give more, or a lower part")
-    plain = [model.encode(wav).codes[0] for wav in recordings]
+    plain = [model.encode(wav, normalize=True).codes[0] for wav in recordings]
     progress(f"{len(plain)} recordings encoded")
     found = list(shallow(plain, model, seed))
-    prior = fit_prior(
-        found, model.spec, model.num_codebooks, WIDTH, HIDDEN, epochs=epochs[0], learning_rate=LEARNING_RATE, seed=seed,
-        vectors=model.quantizer.codebooks, order=ORDER,
-    )
+    prior = fit_residual(model, found, epochs[0], seed)
     for number, steps in enumerate(rounds):
         found = list(encoded(model, recordings[number::part], prior, steps, seed + number))
         progress(f"round {number + 1}: {len(found)} recordings encoded in {steps} steps")
-        prior = fit_prior(found, model.spec, epochs=epochs[1], learning_rate=LATER_RATE, seed=seed, start=prior)
+        prior = fit_prior(found, model.spec, epochs=epochs[1], learning_rate=LEARNING_RATE, seed=seed, start=prior)
     return prior
 
 
@@ -73,4 +70,4 @@ def encoded(model: Codec, recordings: Sequence[Tensor], prior: Prior, steps: int
     low, high = model.bitrate(1), model.bitrate()
     for wav in recordings:
         bitrate = low * (high / low) ** torch.rand(1, generator=generator).item()
-        yield model.encode(wav, bitrate=bitrate, refine=steps, variable=prior).codes[0]
+        yield model.encode(wav, bitrate=bitrate, refine=steps, variable=prior, normalize=True).codes[0]

@@ -282,7 +282,7 @@ def test_models_in_the_box_have_a_prior_that_readers_find(name):
     assert prior_of(name) is prior and all(prior_of(name, variable=True) is newest for newest in variable[:1])
     config = CodecConfig.from_json(PRETRAINED / name / "config.json")
     spec = TokenSpec(name, 16000, 320, (1024,) * 8, "0" * 16, "1" * 16)
-    assert config.frame_size == 320 and prior.sizes == (1024,) * 3
+    assert config.frame_size == 320 and prior.sizes == (1024,) * {"speech-16k": 8, "speech-16k-semantic": 3}[name]
     codes = likely_codes(prior, spec.codebook_sizes, 60)
     data = write(codes, prior, spec, block=60)
     assert blocks(data)[0][1] == 2 and np.array_equal(read(data, prior=None)[0], codes)
@@ -293,14 +293,15 @@ def test_models_in_the_box_have_a_prior_that_readers_find(name):
         assert blocks(data)[0][1] == 2 and np.array_equal(read(data, prior=None)[0], codes)
 
 
-def test_older_priors_are_kept_for_what_was_written_with_them(tmp_path):
+@pytest.mark.parametrize("name, variable", [("prior", False), ("variable", True)])
+def test_older_priors_are_kept_for_what_was_written_with_them(name, variable, tmp_path):
     older, newer = random_prior(SIZES), random_prior(SIZES, seed=4, context=SUMMED)
-    older.save(tmp_path, variable=True)
+    older.save(tmp_path, variable)
     codes = likely_codes(older, SIZES, 100)
     data = write(codes, older, block=100)
-    (tmp_path / "variable.safetensors").rename(tmp_path / "variable.1.safetensors")
-    newer.save(tmp_path, variable=True)
-    assert [each.id for each in priors_in(tmp_path)] == [newer.id, older.id] and prior_of(tmp_path, variable=True).id == newer.id
+    (tmp_path / f"{name}.safetensors").rename(tmp_path / f"{name}.1.safetensors")
+    newer.save(tmp_path, variable)
+    assert [each.id for each in priors_in(tmp_path)] == [newer.id, older.id] and prior_of(tmp_path, variable).id == newer.id
     assert blocks(data)[0][1] == 2 and np.array_equal(read(data, priors_in(tmp_path))[0], codes)
 
 

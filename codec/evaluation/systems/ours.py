@@ -30,8 +30,8 @@ class Ours:
     encoding is that of all. Where the model's own search has a beam, which finds better codes when it knows of no more
     than k codebooks, and where codes are refined, each setting is encoded on its own.
 
-    refine: steps of analysis by synthesis (`codec.refinement`). Recordings are brought to the level that the model names, as
-    `codec encode` does."""
+    refine: steps of analysis by synthesis (`codec.refinement`). Recordings are brought to the level that the model codes
+    best, as `codec encode` does."""
 
     def __init__(self, source: str, name: str, refine: int = 0):
         self.model_source, self.name, self._refine = source, name, refine
@@ -104,7 +104,7 @@ class Ours:
         return self._coded(sound, tokens, tokens.num_frames * model.quantizer.bits_per_frame(k), seconds, k)
 
     def _encoded(self, wav: np.ndarray, rate: int, **how: Any) -> Tokens:
-        return self.model.encode(wav, rate, refine=self._refine, normalize=self.model.config.level is not None, **how)
+        return self.model.encode(wav, rate, refine=self._refine, normalize=True, **how)
 
     def _coded(self, sound: Sound, tokens: Tokens, bits: float, seconds: float, k: int) -> Coded:
         """seconds: of encoding. k: codebooks of these tokens."""
