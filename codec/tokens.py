@@ -99,10 +99,10 @@ def samples_for(num_frames: int, sample_rate: int, spec: TokenSpec) -> int:
 
 def gains_of(gain_db: Iterable[float], rows: int) -> tuple[float, ...]:
     """One number for each row, zeros where none are given. Raises ValueError for others than `rows` decibels."""
-    gain_db = tuple(map(float, gain_db)) or (0.0,) * rows
+    gain_db = tuple(gain_db) or (0.0,) * rows
     if len(gain_db) != rows or not all(abs(gain) <= MAX_GAIN for gain in gain_db):
         raise ValueError(f"gain_db={gain_db[:8]} must be {rows} numbers of at most {MAX_GAIN:g} dB, one for each row or channel")
-    return gain_db
+    return tuple(map(float, gain_db))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
