@@ -319,7 +319,7 @@ class Codec(nn.Module):
         self.check_dtype()
         self.check(tokens.spec)
         wav = self.decode_frames(tokens.codes.to(self.device), tokens.lengths.to(self.device)).cpu()
-        if any(tokens.gain_db):
+        if tokens.gain_db:
             wav.mul_(torch.from_numpy(factors(-gain for gain in tokens.gain_db))[:, None])
         wav = wav.reshape(tokens.batch_size, tokens.channels, -1)  # (batch, channels, n * output_frame_size)
         rate, size = self.output_sample_rate, self.output_frame_size

@@ -98,9 +98,9 @@ def samples_for(num_frames: int, sample_rate: int, spec: TokenSpec) -> int:
 
 
 def gains_of(gain_db: Iterable[float], rows: int) -> tuple[float, ...]:
-    """One number for each row, zeros where none are given. Raises ValueError for others than `rows` decibels."""
-    gain_db = tuple(gain_db) or (0.0,) * rows
-    if len(gain_db) != rows or not all(abs(gain) <= MAX_GAIN for gain in gain_db):
+    """One number for each row, or none. Raises ValueError for others than `rows` decibels."""
+    gain_db = tuple(gain_db)
+    if len(gain_db) not in (0, rows) or not all(abs(gain) <= MAX_GAIN for gain in gain_db):
         raise ValueError(f"gain_db={gain_db[:8]} must be {rows} numbers of at most {MAX_GAIN:g} dB, one for each row or channel")
     return tuple(map(float, gain_db))
 
@@ -119,7 +119,7 @@ class Tokens:
         lengths: (B,) int64 valid frames of each row; follows from `num_samples` when left out. The rest is padding.
         lost: frame ranges (start, stop) that a salvaged file no longer holds; codes there repeat the frame before, and
             decoding mutes them. Only tokens of one item can have them.
-        gain_db: of each row, what was added to its level before it was encoded; decoding takes it off. 0 when left out.
+        gain_db: of each row, what was added to its level before it was encoded; decoding takes it off. Empty where nothing was done to it.
 
     Raises ValueError when these do not fit each other.
     """

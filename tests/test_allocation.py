@@ -17,7 +17,7 @@ from codec.cli import main
 from codec.config import QuantizerConfig
 from codec.container import TokError
 from codec.container.layout import Header
-from codec.entropy import prior_of
+from codec.entropy import prior_of, priors_in_the_box
 from codec.entropy.rates import Rates, contexts
 from codec.entropy.prior import Context
 from codec.entropy.residual_fitting import fit_residual
@@ -291,7 +291,8 @@ def test_refusals(model, prior, tiny_model, tiny_prior, speech, noise, tmp_path,
         Refinement(model, 1, 3, 2, variable=Variable(1500, prior))
     for bitrate in (499, 4001):
         refused("it must be 500 to 4000 bit/s .0.5 to 4 kbit/s. for speech-16k", bitrate=bitrate, refine=2, variable=prior)
-    for other in (prior_of("speech-16k-semantic"), tiny_prior):  # of three codebooks, and of others
+    of_three = next(each for each in priors_in_the_box(MODEL) if len(each.sizes) == 3)
+    for other in (of_three, tiny_prior):
         refused("has to be for all of speech-16k", bitrate=1500, refine=2, variable=other)
     split = make_model(make_config(quantizer=QuantizerConfig("split_rvq", 4, 32)))
     refused("not plain residual ones", split, noise, bitrate=1000, refine=2, variable=tiny_prior)

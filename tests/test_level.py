@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from codec import Codec, TokError, Tokens, hub
+from codec import AudioError, Codec, TokError, Tokens, hub
 from codec.audio import AudioReader, factors, gains
 from codec.audio.level import ActiveLevel
 from codec.cli import main
@@ -59,6 +59,32 @@ def test_a_level_is_that_of_all_channels_alone_in_any_parts():
     assert level(tone(0.02, -20.0)[None]) == pytest.approx([-20.0], abs=0.1)
 
 
+@pytest.mark.parametrize("at", [0, 5 * RATE])
+@pytest.mark.parametrize("seconds, dbfs", [(0.0001, 40.0), (0.01, -8.0), (0.2, -10.0)])
+def test_a_click_or_a_slammed_door_is_no_speech(at, seconds, dbfs):
+    wav, event = tone(10.0, -45.0), noise(1, round(seconds * RATE), dbfs)[0]
+    wav[at : at + len(event)] = event
+    assert level(wav[None]) == pytest.approx([-45.0], abs=0.2)
+    assert 0 <= gains([wav[None]], RATE, 1, LEVEL)[0] <= max(0.0, -9.0 - _loudest(wav))  # and it gets no louder than -10 dBFS
+    wav[at : at + RATE] = tone(1.0, -10.0)  # that may be speech
+    assert level(wav[None]) == pytest.approx([-10.0], abs=0.5)
+
+
+def _loudest(wav: np.ndarray) -> float:
+    return 10 * math.log10(np.square(wav.reshape(-1, RATE // 10)).mean(1).max())
+
+
+def test_a_short_word_is_not_made_too_loud():
+    wav = noise(1, 5 * RATE, -75.0)
+    wav[0, RATE : RATE + 3_000] += tone(3_000 / RATE, -20.0)
+    assert gains([wav], RATE, 1, LEVEL)[0] == pytest.approx(10.0, abs=0.5)
+
+
+def test_an_offset_is_not_loud():
+    assert level(tone(3.0, -45.0)[None] + 0.1) == pytest.approx([-45.0], abs=0.1)
+    assert level(np.full((1, RATE), 0.1, np.float32))[0] < -100
+
+
 def test_gains_have_bounds_and_silence_has_none():
     wav = np.stack([tone(1, -20.0), tone(1, -110.0), tone(1, 60.0), np.zeros(RATE, np.float32)])
     assert gains([wav], RATE, 4, LEVEL) == (-5.0, 60.0, -60.0, 0.0)
@@ -97,7 +123,7 @@ def test_items_of_a_batch_are_as_they_are_alone(model):
 def test_without_being_asked_nothing_changes(model):
     wav = noise(1, 2 * RATE)
     tokens = model.encode(wav)
-    assert tokens.gain_db == (0.0,)
+    assert tokens.gain_db == ()
     with model.stream() as stream:
         codes = torch.cat([stream.encode(torch.from_numpy(wav)[None]), stream.flush()], 2)
     assert torch.equal(tokens.codes, codes)
@@ -108,7 +134,7 @@ def test_a_model_without_a_level_takes_all_as_it_is(tmp_path):
     soundfile.write(tmp_path / "a.wav", wav[0], RATE, subtype="FLOAT")
     encode_file(model, tmp_path / "a.wav", tmp_path / "a.tok")
     for tokens in (model.encode(wav, normalize=True), Tokens.load(tmp_path / "a.tok")):
-        assert tokens.gain_db == (0.0,) and torch.equal(tokens.codes, model.encode(wav).codes)
+        assert tokens.gain_db == () and torch.equal(tokens.codes, model.encode(wav).codes)
 
 
 def test_configurations_keep_it():
@@ -149,7 +175,7 @@ def test_a_file_at_its_own_level_is_a_stream(model, tmp_path):
     soundfile.write(tmp_path / "a.wav", wav[0], RATE, subtype="FLOAT")
     encode_file(model, tmp_path / "a.wav", tmp_path / "a.tok", normalize=False)
     tokens = Tokens.load(tmp_path / "a.tok")
-    assert tokens.gain_db == (0.0,) and torch.equal(tokens.codes, model.encode(wav).codes)
+    assert tokens.gain_db == () and torch.equal(tokens.codes, model.encode(wav).codes)
 
 
 def test_what_is_measured_is_what_files_hold(model, tmp_path):
@@ -165,15 +191,33 @@ def test_what_is_measured_is_what_files_hold(model, tmp_path):
     assert not torch.equal(tokens.codes, model.encode(wav).codes) and f"level{LEVEL:g}" in system.key
 
 
-def test_a_folder_is_made_again_where_no_gain_is_wanted(model, tmp_path, capsys):
+def test_a_folder_is_made_again_at_another_level(model, tmp_path, capsys):
     hub.save(model, tmp_path / "model", torch.float32)
     (tmp_path / "in").mkdir()
     soundfile.write(tmp_path / "in" / "a.wav", noise(1, RATE)[0], RATE, subtype="FLOAT")
     command = ["encode", str(tmp_path / "in"), str(tmp_path / "out"), "--model", str(tmp_path / "model")]
-    for options, words in (([], "1 file encoded"), ([], "1 done before"), (["--no-normalize"], "1 file encoded"), (["--no-normalize"], "1 done before")):
+    for options, words in (([], "1 file encoded"), ([], "1 done before"), (["--no-normalize"], "1 file encoded"),
+                           (["--no-normalize"], "1 done before"), ([], "1 file encoded")):
         assert not main([*command, *options]) and words in capsys.readouterr().out
         assert main(["info", str(tmp_path / "out" / "a.tok")]) == 0
         assert ("gain db" in capsys.readouterr().out) != bool(options)
+
+
+def test_states_of_streams_do_not_know_it(model):
+    other = make_model(make_config())
+    with other.stream() as before, model.stream() as stream:
+        codes = before.encode(torch.from_numpy(noise(1, RATE))[None])
+        stream.load_state_dict(before.state_dict())
+        assert codes.shape[2] and torch.equal(stream.flush(), before.flush())
+
+
+def test_what_goes_away_while_it_is_read_is_named(tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(1, RATE)[0], RATE)
+    with AudioReader(tmp_path / "a.wav") as reader:
+        list(reader.blocks())
+        (tmp_path / "a.wav").unlink()
+        with pytest.raises(AudioError, match="a.wav: is not audio that can be read"):
+            reader.rewind()
 
 
 def test_what_comes_live_is_heard_at_its_level(model, tmp_path):

@@ -46,15 +46,7 @@ class AudioReader:
         self._closing = contextlib.ExitStack()
         try:
             self._raw, self._opened = self._open(source)
-            try:
-                self._sound = self._open_sound(self._opened, check_whole(self._raw, self.name))
-            except (soundfile.LibsndfileError, TypeError, RuntimeError) as error:  # TypeError: headerless .raw
-                raise AudioError(
-                    f"{self.name}: is not audio that can be read ({reason(error)}): convert it first, e.g. "
-                    "ffmpeg -i FILE fixed.wav"
-                ) from None
-            except OSError as error:
-                raise AudioError(f"{self.name}: cannot be read: {error.strerror or error}") from error
+            self.rewind()
             self.sample_rate: int = self._sound.samplerate
             self.channels: int = self._sound.channels
             check_layout(self.sample_rate, self.channels, self.name)
@@ -157,9 +149,16 @@ class AudioReader:
         self._closing.close()
 
     def rewind(self) -> None:
-        """To the start, once `blocks()` have been read to their end, to read them again."""
-        self._raw.seek(0)
-        self._sound = self._open_sound(self._opened, check_whole(self._raw, self.name))
+        """To the start, once `blocks()` have been read to their end, to read them again. Raises AudioError where that is not possible."""
+        try:
+            self._sound = self._open_sound(self._opened, check_whole(self._raw, self.name))
+        except (soundfile.LibsndfileError, TypeError, RuntimeError) as error:  # TypeError: headerless .raw
+            raise AudioError(
+                f"{self.name}: is not audio that can be read ({reason(error)}): convert it first, e.g. "
+                "ffmpeg -i FILE fixed.wav"
+            ) from None
+        except OSError as error:
+            raise AudioError(f"{self.name}: cannot be read: {error.strerror or error}") from error
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
         """Yields float32 (C, n), full scale at 1; n is `size` but for the last. Once only, or after `rewind`."""

@@ -122,7 +122,7 @@ def _folder(args: argparse.Namespace) -> int:
     losing, kept = [], []
 
     def is_done(job: Job) -> bool:
-        done = _is_done(job, spec, codebooks, prior, spent, args.normalize)
+        done = _is_done(job, spec, codebooks, prior, spent, args.normalize and model.config.level is not None)
         kept.extend([job.target] * done)
         return done
 
@@ -147,7 +147,7 @@ def _folder(args: argparse.Namespace) -> int:
 
 def _is_done(job: Job, spec, codebooks: int, prior: Prior | None, spent: Variable | None, normalize: bool) -> bool:
     """A whole .tok of this model with as many codebooks, not older than the recording, is not made again; at a variable bitrate
-    (`spent`) if the same was asked for, by the same prior; and if it has no gain where none is wanted."""
+    (`spent`) if the same was asked for, by the same prior; and if it was brought to the model's level where that is wanted (`normalize`), and only there."""
     from codec.container import TokError, TokReader
 
     try:
@@ -157,7 +157,7 @@ def _is_done(job: Job, spec, codebooks: int, prior: Prior | None, spent: Variabl
             header = reader.header
             if header.spec.fingerprint != spec.fingerprint or header.num_codebooks != codebooks:
                 return False
-            if header.bitrate != (spent and spent.bitrate) or any(header.gain_db) and not normalize:
+            if header.bitrate != (spent and spent.bitrate) or bool(header.gain_db) != normalize:
                 return False
             for _ in reader.blocks():
                 pass

@@ -77,7 +77,7 @@ def _tok(name: str, model: str | None) -> dict[str, Any]:
         "num_codebooks": reader.num_codebooks, "codebook_sizes": list(spec.codebook_sizes),
         "model_sample_rate": spec.sample_rate, "bitrate": bits * reader.channels,
         **({} if asked is None else {"asked_bitrate": asked * reader.channels}),
-        **({"gain_db": list(reader.header.gain_db)} if any(reader.header.gain_db) else {}),
+        **({"gain_db": list(reader.header.gain_db)} if reader.header.gain_db else {}),
         "payload_bitrate": None if closed or reader.lost or not samples else 8 * reader.payload_bytes / seconds, "bytes": Path(name).stat().st_size,
         "blocks": blocks, "complete": problem is None or closed, "problem": problem,
         "lost_seconds": [[a / spec.frame_rate, b / spec.frame_rate] for a, b in reader.lost],

@@ -40,7 +40,8 @@ class TokError(ValueError):
 @dataclass(frozen=True)
 class Header:
     """What the file says of itself before its first block. bitrate: that was asked for, in bit/s of each channel, where frames have as
-    many bits as they need; None where all have the same. gain_db: of each channel, to be taken off when decoded."""
+    many bits as they need; None where all have the same. gain_db: of each channel, to be taken off when decoded; empty for
+    recordings at their own level."""
 
     spec: TokenSpec
     num_codebooks: int
@@ -81,7 +82,7 @@ class Header:
             fields["codebook_strides"] = list(spec.strides)
         if self.bitrate is not None:
             fields["bitrate"] = float(self.bitrate)
-        if any(self.gain_db):
+        if self.gain_db:
             fields["gain_db"] = list(self.gain_db)
         return json.dumps(fields, separators=(",", ":")).encode()
 

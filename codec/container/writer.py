@@ -29,7 +29,7 @@ class TokWriter:
         channels: of the audio.
         prior: of the model, to entropy-code each block that gets smaller by it; readers need it too.
         bitrate: that was asked for, in bit/s of each channel, where it is a variable one; the header tells it.
-        gain_db: of each channel, what was added to its level, which decoding takes off; 0 when left out.
+        gain_db: of each channel, what was added to its level, which decoding takes off.
 
     Use it as a context: leaving it by an exception removes what was written to a path.
     Raises ValueError for codes or numbers that do not fit, WriteError when the output cannot be written.

@@ -282,7 +282,7 @@ def test_models_in_the_box_have_a_prior_that_readers_find(name):
     assert prior_of(name) is prior and all(prior_of(name, variable=True) is newest for newest in variable[:1])
     config = CodecConfig.from_json(PRETRAINED / name / "config.json")
     spec = TokenSpec(name, 16000, 320, (1024,) * 8, "0" * 16, "1" * 16)
-    assert config.frame_size == 320 and prior.sizes == (1024,) * {"speech-16k": 8, "speech-16k-semantic": 3}[name]
+    assert config.frame_size == 320 and prior.sizes == (1024,) * 8
     codes = likely_codes(prior, spec.codebook_sizes, 60)
     data = write(codes, prior, spec, block=60)
     assert blocks(data)[0][1] == 2 and np.array_equal(read(data, prior=None)[0], codes)
