@@ -123,7 +123,7 @@ def encode_file(
         def at_model_rate() -> Iterator[np.ndarray]:  # (channels, n)
             nonlocal samples
             resampler = Resampler(rate, model.sample_rate, channels)
-            louder = factors(gain_db or [0.0])
+            louder = factors(gain_db)
             for block in reader.blocks():
                 samples += block.shape[1]
                 resampled = resampler.process(block)
@@ -209,7 +209,7 @@ def decoded(model: Codec, reader: TokReader) -> Iterator[np.ndarray]:
     """The audio (channels, n) of a .tok file at the decoder's rate, block by block, lost frames muted."""
     size, position = model.output_frame_size, 0  # position: of the first sample that is held
     last = size * reader.spec.frame_multiple  # samples of the last frames, which may be longer than the audio, as its end tells
-    held, quieter = np.zeros((reader.channels, 0), dtype=np.float32), factors(-gain for gain in reader.header.gain_db or [0.0])
+    held, quieter = np.zeros((reader.channels, 0), dtype=np.float32), factors(-gain for gain in reader.header.gain_db)
 
     def hold(wav: torch.Tensor) -> np.ndarray:
         new = wav.cpu().numpy()[:, 0] * quieter  # (channels, n)

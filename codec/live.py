@@ -89,7 +89,7 @@ def decode_live(
     model.check(reader.spec)
     if reader.channels != 1:
         raise ValueError(f"{reader.name}: holds {reader.channels} channels, a live stream has one: use codec decode")
-    resampler, quieter = Resampler(model.output_sample_rate, reader.sample_rate, 1), factors(-gain for gain in reader.header.gain_db or [0.0])
+    resampler, quieter = Resampler(model.output_sample_rate, reader.sample_rate, 1), factors(-gain for gain in reader.header.gain_db)
     output, decoded, written, frames = Output(target), 0, 0, 0
     try:
         with model.stream(1) as stream:

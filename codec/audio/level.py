@@ -40,7 +40,7 @@ class ActiveLevel:
 
     def gains(self, level: float) -> tuple[float, ...]:
         """What brings each channel to a level in dBFS, in dB, to a tenth; 0 for silence. No block gets louder than `LOUDEST` by it."""
-        return tuple(_gain(level, _decibels(_gated(row)), _decibels(row.max(initial=0.0))) for row in self._rows())
+        return tuple(_gain(level, active, _decibels(row.max(initial=0.0))) for active, row in zip(self.dbfs(), self._rows()))
 
     def _rows(self) -> np.ndarray:
         """Powers (C, blocks), the last block a shorter one."""
@@ -57,8 +57,8 @@ def gains(parts: Iterable[np.ndarray], sample_rate: int, channels: int, level: f
 
 
 def factors(gain_db: Iterable[float]) -> np.ndarray:
-    """Gains (C,) in dB as what samples (C, n) are multiplied by: (C, 1) float32."""
-    return np.array([[10 ** (gain / 20)] for gain in gain_db], np.float32)
+    """Gains (C,) in dB as what samples (C, n) are multiplied by: (C, 1) float32, and 1 where there are none."""
+    return np.array([[10 ** (gain / 20)] for gain in gain_db] or [[1.0]], np.float32)
 
 
 def _gain(level: float, active: float, loudest: float) -> float:
