@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from shannon import BATCH, DIM, covariance, draw, train
+from shannon import BATCH, covariance, draw, train
 from torch import Tensor
 
 import quantizers

@@ -19,6 +19,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "output_sample_rate": (1, 768_000),
     "frame_size": (1, 65_536),
     "level": (-100, 0),
+    "spectrum": (-200, 0),
     "dim": (1, 4096),
     "window": (2, 4096),  # a DFT basis has its square
     "delay": (0, 65_536),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import quantizers
+from codec.audio.equalizer import fits
 from codec.checks import LIMITS, MAX_NAME, ConfigError, build, check_limits, mapping, typed  # noqa: F401
 from codec.parts import (  # noqa: F401
     DECODERS, ENCODERS, ConvNeXtDecoderConfig, ConvNeXtEncoderConfig, DACDecoderConfig, DACEncoderConfig, DecoderConfig,
@@ -63,7 +64,7 @@ class QuantizerConfig:
 class CodecConfig:
     """A whole codec: mono audio at `sample_rate`, `frame_size` samples a frame, latents `dim` wide. The decoder makes audio
     at `output_sample_rate`, where that is another rate than the encoder's. `level`: of speech without its pauses, in dBFS, that it codes
-    best, where that is known."""
+    best, where that is known, and `spectrum`: the powers of such speech in octaves from 125 Hz on, in dBFS."""
 
     name: str = "codec"
     sample_rate: int = 16_000
@@ -74,6 +75,7 @@ class CodecConfig:
     decoder: DecoderConfig = field(default_factory=ConvNeXtDecoderConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     level: float | None = None
+    spectrum: tuple[float, ...] | None = None
 
     @property
     def output_rate(self) -> int:
@@ -104,6 +106,8 @@ class CodecConfig:
             values["quantizer"] = QuantizerConfig.from_dict(values["quantizer"])
         config = build(cls, values, "the configuration")
         check_limits(config, "the configuration")
+        if config.spectrum is not None and (config.level is None or not fits(len(config.spectrum), config.sample_rate)):
+            raise ConfigError("the configuration: spectrum goes with a level, and has 2 or more octaves from 125 Hz up to half the sample rate")
         return config
 
     @classmethod

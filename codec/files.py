@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from codec.allocation import variable_of
-from codec.audio import AudioReader, AudioWriter, LostBand, Resampler, factors, gains
+from codec.audio import AudioReader, AudioWriter, LostBand, Correction, Normalizer, Resampler, correction
 from codec.config import ConfigError
 from codec.container import TokReader, TokWriter
 from codec.entropy import Prior
@@ -123,21 +123,21 @@ def encode_file(
         def at_model_rate() -> Iterator[np.ndarray]:  # (channels, n)
             nonlocal samples
             resampler = Resampler(rate, model.sample_rate, channels)
-            louder = factors(gain_db)
+            normalizer = Normalizer(done, model.sample_rate)
             for block in reader.blocks():
                 samples += block.shape[1]
                 resampled = resampler.process(block)
                 band.update(block, resampled)
-                yield resampled * louder
+                yield normalizer.process(resampled)
             resampled = resampler.flush()
             band.update(block[:, :0], resampled)
-            yield resampled * louder
+            yield normalizer.process(resampled)
 
-        asked, gain_db, level = bitrate if spent else None, (), model.config.level if normalize else None
-        if level is not None:
-            gain_db = gains(reader.blocks(), rate, channels, level)
+        asked, done = bitrate if spent else None, Correction()
+        if normalize and model.normal is not None:
+            done = correction(reader.blocks(), rate, channels, model.normal)
             reader.rewind()
-        with TokWriter(target, model.spec, k, rate, channels, prior, asked, gain_db) as writer, torch.no_grad():
+        with TokWriter(target, model.spec, k, rate, channels, prior, asked, done) as writer, torch.no_grad():
             coding = encoding(model, channels, k, beam, refine, spent)
             for block in cut(at_model_rate(), push_frames(model.encoder) * model.frame_size):
                 codes = coding.push(as_samples(torch.from_numpy(block).unsqueeze(1)).to(model.device))  # (channels, K, m)
@@ -209,10 +209,10 @@ def decoded(model: Codec, reader: TokReader) -> Iterator[np.ndarray]:
     """The audio (channels, n) of a .tok file at the decoder's rate, block by block, lost frames muted."""
     size, position = model.output_frame_size, 0  # position: of the first sample that is held
     last = size * reader.spec.frame_multiple  # samples of the last frames, which may be longer than the audio, as its end tells
-    held, quieter = np.zeros((reader.channels, 0), dtype=np.float32), factors(-gain for gain in reader.header.gain_db)
+    held, undoing = np.zeros((reader.channels, 0), dtype=np.float32), Normalizer(reader.header.correction, model.output_sample_rate, undo=True)
 
     def hold(wav: torch.Tensor) -> np.ndarray:
-        new = wav.cpu().numpy()[:, 0] * quieter  # (channels, n)
+        new = undoing.process(wav.cpu().numpy()[:, 0])  # (channels, n)
         return np.concatenate([held, mute(new, position + held.shape[1], reader.lost, size)], axis=1)
 
     model.check_dtype()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from codec.atomic import Output
-from codec.audio import Resampler, factors
+from codec.audio import Normalizer, Resampler
 from codec.container import TokError, TokReader, TokWriter
 from codec.model import Codec
 
@@ -89,7 +89,7 @@ def decode_live(
     model.check(reader.spec)
     if reader.channels != 1:
         raise ValueError(f"{reader.name}: holds {reader.channels} channels, a live stream has one: use codec decode")
-    resampler, quieter = Resampler(model.output_sample_rate, reader.sample_rate, 1), factors(-gain for gain in reader.header.gain_db)
+    resampler, undoing = Resampler(model.output_sample_rate, reader.sample_rate, 1), Normalizer(reader.header.correction, model.output_sample_rate, undo=True)
     output, decoded, written, frames = Output(target), 0, 0, 0
     try:
         with model.stream(1) as stream:
@@ -100,7 +100,7 @@ def decode_live(
                     total = -(-reader.num_samples * model.output_sample_rate // reader.sample_rate)
                     wav = wav[..., : max(0, total - decoded)]
                 decoded += wav.shape[2]
-                wav = resampler.process(wav[0].cpu().numpy() * quieter)  # (1, n)
+                wav = resampler.process(undoing.process(wav[0].cpu().numpy()))  # (1, n)
                 if last:
                     wav = np.concatenate([wav, resampler.flush()], 1)[:, : max(0, reader.num_samples - written)]
                     wav = np.pad(wav, ((0, 0), (0, max(0, reader.num_samples - written - wav.shape[1]))))

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import quantizers
 from codec import refinement
 from codec.allocation import Variable, variable_of
-from codec.audio import factors, gains, resample
+from codec.audio import Correction, Normal, Normalizer, correction, joined, resample
 from codec.backbones import build_decoder, build_encoder
 from codec.backbones.base import Network
 from codec.backbones.fused import FusedEncoder
@@ -102,6 +102,12 @@ class Codec(nn.Module):
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
         return self.quantizer.codebook_sizes
+
+    @property
+    def normal(self) -> Normal | None:
+        """What recordings are brought to before they are encoded with `normalize`; None where that is not known."""
+        config = self.config
+        return None if config.level is None else Normal(config.level, config.spectrum or (), self.sample_rate)
 
     @property
     def latency(self) -> float:
@@ -232,8 +238,8 @@ class Codec(nn.Module):
                 the recording. 30 take longer than the audio lasts, on one core. For models with a causal decoder, for speech.
             variable: a prior of the model (`codec.entropy.prior_of(NAME, variable=True)`), to spend bits where they are heard: codes
                 of all codebooks that take `bitrate` on average once they are saved with this prior. Wants `bitrate` and `refine`.
-            normalize: bring each channel to the level that the model codes best, where it names one (`config.level`); tokens say by how
-                much, and decoding takes it off again. `codec encode` does so. Codes of a stream are those without it.
+            normalize: bring each channel to the level, and half-way to the spectrum, that the model codes best, where it names them
+                (`config.level`, `config.spectrum`); tokens say how, and decoding takes it off again. `codec encode` does so. Codes of a stream are those without it.
 
         Returns tokens with codes (batch * channels, K, frames), frames = ceil(T / frame_size), in whole groups where codes are
         held for several frames.
@@ -259,13 +265,13 @@ class Codec(nn.Module):
         lengths = [samples] * batch if lengths is None else [int(n) for n in lengths]
         if len(lengths) != batch or not all(0 < n <= samples for n in lengths):
             raise ValueError(f"lengths must be {batch} numbers from 1 to {samples}: the audio of an item is not empty")
-        items, gain_db = [as_samples(item[:, :n]) for item, n in zip(wav, lengths)], []
-        level = self.config.level if normalize else None
-        if level is not None:
-            gain_db = [gains([item.cpu().numpy()], rate, channels, level) for item in items]
+        items, done = [as_samples(item[:, :n]) for item, n in zip(wav, lengths)], []
+        if normalize and self.normal is not None:
+            items = [item.cpu() for item in items]
+            done = [correction([item.numpy()], rate, channels, self.normal) for item in items]
         items = [self._at_model_rate(item, rate) for item in items]
-        if level is not None:
-            items = [item * torch.from_numpy(factors(row)).to(item.device) for item, row in zip(items, gain_db)]
+        if done:
+            items = [torch.from_numpy(Normalizer(each, self.sample_rate).process(item.numpy())) for item, each in zip(items, done)]
         spec = self.spec
         frames = [frames_for(n, rate, spec) for n in lengths]
         samples = [item.shape[-1] for item in items for _ in range(channels)]
@@ -277,7 +283,7 @@ class Codec(nn.Module):
         codes = self.encode_frames(padded.reshape(batch * channels, 1, -1).to(self.device), k, samples, beam, refine, spent)
         return Tokens(
             codes=codes, spec=spec, sample_rate=rate, num_samples=tuple(lengths), channels=channels,
-            lengths=torch.tensor(frames).repeat_interleave(channels).to(codes.device), gain_db=tuple(chain(*gain_db)),
+            lengths=torch.tensor(frames).repeat_interleave(channels).to(codes.device), correction=joined(done),
         )
 
     @torch.no_grad()
@@ -319,8 +325,9 @@ class Codec(nn.Module):
         self.check_dtype()
         self.check(tokens.spec)
         wav = self.decode_frames(tokens.codes.to(self.device), tokens.lengths.to(self.device)).cpu()
-        if tokens.gain_db:
-            wav.mul_(torch.from_numpy(factors(-gain for gain in tokens.gain_db))[:, None])
+        if tokens.correction != Correction():
+            undoing = Normalizer(tokens.correction, self.output_sample_rate, undo=True)
+            wav = torch.from_numpy(undoing.process(wav[:, 0].numpy()))
         wav = wav.reshape(tokens.batch_size, tokens.channels, -1)  # (batch, channels, n * output_frame_size)
         rate, size = self.output_sample_rate, self.output_frame_size
         for start, stop in tokens.lost:

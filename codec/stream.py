@@ -200,9 +200,9 @@ class Stream:
         self._encoding, self._decoding, self.lengths = fresh._encoding, fresh._decoding, fresh.lengths
 
     def _fingerprint(self) -> Tensor:
-        """Of the weights and of the configuration, without its name and level, which streams do not know: (32,) uint8."""
+        """Of the weights and of the configuration, without its name and what streams do not know: (32,) uint8."""
         spec, config = self.model.spec, self.model.config.to_dict()
-        for other in ("name", "level"):
+        for other in ("name", "level", "spectrum"):
             config.pop(other, None)
         text = spec.fingerprint + spec.decoder_fingerprint + json.dumps(config, sort_keys=True)
         return torch.tensor(list(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)

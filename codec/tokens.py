@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 from torch import Tensor
+
+from codec.audio.normalizing import Correction
 
 if TYPE_CHECKING:
     from codec.entropy import Prior
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 MAX_CODEBOOKS = 256
 MAX_CODEBOOK_SIZE = 65536
 MAX_STRIDE = 1024
-MAX_GAIN = 200.0  # dB
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,6 @@ def samples_for(num_frames: int, sample_rate: int, spec: TokenSpec) -> int:
     return num_frames * spec.frame_size * sample_rate // spec.sample_rate
 
 
-def gains_of(gain_db: Iterable[float], rows: int) -> tuple[float, ...]:
-    """One number for each row, or none. Raises ValueError for others than `rows` decibels."""
-    gain_db = tuple(gain_db)
-    if len(gain_db) not in (0, rows) or not all(abs(gain) <= MAX_GAIN for gain in gain_db):
-        raise ValueError(f"gain_db={gain_db[:8]} must be {rows} numbers of at most {MAX_GAIN:g} dB, one for each row or channel")
-    return tuple(map(float, gain_db))
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Tokens:
     """Codes and what they mean.
@@ -119,7 +111,7 @@ class Tokens:
         lengths: (B,) int64 valid frames of each row; follows from `num_samples` when left out. The rest is padding.
         lost: frame ranges (start, stop) that a salvaged file no longer holds; codes there repeat the frame before, and
             decoding mutes them. Only tokens of one item can have them.
-        gain_db: of each row, what was added to its level before it was encoded; decoding takes it off. Empty where nothing was done to it.
+        correction: of each row, what was done to its level and spectrum before it was encoded; decoding takes it off.
 
     Raises ValueError when these do not fit each other.
     """
@@ -131,13 +123,13 @@ class Tokens:
     channels: int = 1
     lengths: Tensor | None = None
     lost: tuple[tuple[int, int], ...] = ()
-    gain_db: tuple[float, ...] = ()
+    correction: Correction = Correction()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_samples", tuple(int(n) for n in self.num_samples))
         object.__setattr__(self, "lost", tuple((int(a), int(b)) for a, b in self.lost))
         self._check_codes()
-        object.__setattr__(self, "gain_db", gains_of(self.gain_db, self.codes.shape[0]))
+        self.correction.check(self.codes.shape[0], self.spec.sample_rate)
         if self.sample_rate < 1:
             raise ValueError(f"sample_rate={self.sample_rate} must be positive, in Hz")
         rows, items = self.codes.shape[0], len(self.num_samples)
@@ -266,7 +258,7 @@ class Tokens:
         lost = tuple((a, min(b, frames)) for a, b in self.lost if a < frames)
         return replace(
             self, codes=self.codes[rows, :, :frames], num_samples=(self.num_samples[index],),
-            lengths=self.lengths[rows], lost=lost, gain_db=self.gain_db[rows],
+            lengths=self.lengths[rows], lost=lost, correction=self.correction.of(rows),
         )
 
     def to(self, device: torch.device | str) -> Tokens:
@@ -286,7 +278,7 @@ class Tokens:
                 "these tokens have lost spans, which a .tok file cannot mark: decode them, or save parts, tokens[a:b]"
             )
         one = self.item(0)
-        with TokWriter(path, self.spec, self.num_codebooks, self.sample_rate, self.channels, prior, gain_db=self.gain_db) as writer:
+        with TokWriter(path, self.spec, self.num_codebooks, self.sample_rate, self.channels, prior, correction=self.correction) as writer:
             writer.write(one.codes)
             writer.finish(one.num_samples[0])
 
@@ -301,5 +293,5 @@ class Tokens:
             empty = torch.zeros(reader.channels, reader.num_codebooks, 0, dtype=torch.int64)
             return cls(
                 codes=torch.cat([empty, *parts], dim=2), spec=reader.spec, sample_rate=reader.sample_rate,
-                num_samples=(reader.num_samples,), channels=reader.channels, lost=reader.lost, gain_db=reader.header.gain_db,
+                num_samples=(reader.num_samples,), channels=reader.channels, lost=reader.lost, correction=reader.header.correction,
             )

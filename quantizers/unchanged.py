@@ -6,7 +6,6 @@ import ctypes
 from collections.abc import Sequence
 from itertools import product
 
-import torch
 from torch import Tensor
 
 _WORDS = {1: ctypes.c_int8, 2: ctypes.c_int16, 4: ctypes.c_int32, 8: ctypes.c_int64}

@@ -17,6 +17,7 @@ from codec.cli.progress import Progress
 
 if TYPE_CHECKING:
     from codec.allocation import Variable
+    from codec.audio import Normal
     from codec.entropy import Prior
 
 DEFAULT_MODEL = "speech-16k"
@@ -122,7 +123,7 @@ def _folder(args: argparse.Namespace) -> int:
     losing, kept = [], []
 
     def is_done(job: Job) -> bool:
-        done = _is_done(job, spec, codebooks, prior, spent, args.normalize and model.config.level is not None)
+        done = _is_done(job, spec, codebooks, prior, spent, model.normal if args.normalize else None)
         kept.extend([job.target] * done)
         return done
 
@@ -145,19 +146,21 @@ def _folder(args: argparse.Namespace) -> int:
     return code
 
 
-def _is_done(job: Job, spec, codebooks: int, prior: Prior | None, spent: Variable | None, normalize: bool) -> bool:
+def _is_done(job: Job, spec, codebooks: int, prior: Prior | None, spent: Variable | None, normal: Normal | None) -> bool:
     """A whole .tok of this model with as many codebooks, not older than the recording, is not made again; at a variable bitrate
-    (`spent`) if the same was asked for, by the same prior; and if it was brought to the model's level where that is wanted (`normalize`), and only there."""
+    (`spent`) if the same was asked for, by the same prior; and if it was brought to the level and spectrum that are wanted (`normal`), or to none."""
     from codec.container import TokError, TokReader
 
+    wanted = normal is not None, normal is not None and bool(normal.spectrum)
     try:
         if job.target.stat().st_mtime < job.source.stat().st_mtime:
             return False
         with TokReader(job.target, prior=prior) as reader:
             header = reader.header
+            found = bool(header.correction.gain_db), bool(header.correction.eq_db)
             if header.spec.fingerprint != spec.fingerprint or header.num_codebooks != codebooks:
                 return False
-            if header.bitrate != (spent and spent.bitrate) or bool(header.gain_db) != normalize:
+            if header.bitrate != (spent and spent.bitrate) or found != wanted:
                 return False
             for _ in reader.blocks():
                 pass

@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def _tok(name: str, model: str | None) -> dict[str, Any]:
         "num_codebooks": reader.num_codebooks, "codebook_sizes": list(spec.codebook_sizes),
         "model_sample_rate": spec.sample_rate, "bitrate": bits * reader.channels,
         **({} if asked is None else {"asked_bitrate": asked * reader.channels}),
-        **({"gain_db": list(reader.header.gain_db)} if reader.header.gain_db else {}),
+        **{name: value for name, value in asdict(reader.header.correction).items() if value},
         "payload_bitrate": None if closed or reader.lost or not samples else 8 * reader.payload_bytes / seconds, "bytes": Path(name).stat().st_size,
         "blocks": blocks, "complete": problem is None or closed, "problem": problem,
         "lost_seconds": [[a / spec.frame_rate, b / spec.frame_rate] for a, b in reader.lost],
@@ -113,7 +114,7 @@ def _model(name: str) -> dict[str, Any]:
         "fingerprint": spec.fingerprint, "decoder_fingerprint": spec.decoder_fingerprint,
         "encoder_parameters": sum(p.numel() for p in model.encoder.parameters()) or None,  # not known of a codec outside
         "decoder_parameters": sum(p.numel() for p in model.decoder.parameters()) or None,
-        **({} if model.config.level is None else {"level": model.config.level}),
+        **{name: value for name in ("level", "spectrum") if (value := getattr(model.config, name)) is not None},
         "codebook_parameters": sum(value.numel() for value in model.quantizer.inference_state().values()),
         "bytes": weights.stat().st_size if weights.is_file() else None,
     }
@@ -132,6 +133,10 @@ def _words(key: str, value: Any) -> str:
         return f"{', '.join(f'{rate / 1000:.4g}' for rate in rates)} kbit/s"
     if key == "gain_db":
         return f"{', '.join(f'{gain:+g}' for gain in value)} dB, taken off when decoded"
+    if key == "eq_db":
+        return f"{'; '.join(' '.join(f'{gain:+d}' for gain in row) for row in value)} dB in octaves from 125 Hz, taken off when decoded"
+    if key == "spectrum":
+        return f"{' '.join(f'{power:g}' for power in value)} dBFS in octaves from 125 Hz"
     if key == "level":
         return f"{value:g} dBFS"
     if key == "lost_seconds":

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from codec.audio.normalizing import Correction
 from codec.packing import Layout
-from codec.tokens import TokenSpec, gains_of
+from codec.tokens import TokenSpec
 
 MAGIC = b"\x93TOK\r\n\x1a\n"  # not text, not ASCII; shows line ends that a transfer has changed
 VERSION = 1
@@ -40,15 +41,15 @@ class TokError(ValueError):
 @dataclass(frozen=True)
 class Header:
     """What the file says of itself before its first block. bitrate: that was asked for, in bit/s of each channel, where frames have as
-    many bits as they need; None where all have the same. gain_db: of each channel, to be taken off when decoded; empty for
-    recordings at their own level."""
+    many bits as they need; None where all have the same. correction: of each channel, to be taken off when
+    decoded."""
 
     spec: TokenSpec
     num_codebooks: int
     sample_rate: int
     channels: int
     bitrate: float | None = None
-    gain_db: tuple[float, ...] = ()
+    correction: Correction = Correction()
 
     def __post_init__(self) -> None:
         if self.num_codebooks not in self.spec.counts:
@@ -60,7 +61,7 @@ class Header:
             raise ValueError(f"channels={self.channels}: a .tok file holds 1 to {MAX_CHANNELS}")
         if self.bitrate is not None and not 0 < self.bitrate < math.inf:
             raise ValueError(f"bitrate={self.bitrate} must be positive, in bit/s")
-        object.__setattr__(self, "gain_db", gains_of(self.gain_db, self.channels))
+        self.correction.check(self.channels, self.spec.sample_rate)
 
     @property
     def layout(self) -> Layout:
@@ -82,8 +83,7 @@ class Header:
             fields["codebook_strides"] = list(spec.strides)
         if self.bitrate is not None:
             fields["bitrate"] = float(self.bitrate)
-        if self.gain_db:
-            fields["gain_db"] = list(self.gain_db)
+        fields |= {name: value for name, value in asdict(self.correction).items() if value}
         return json.dumps(fields, separators=(",", ":")).encode()
 
     @classmethod
@@ -116,10 +116,11 @@ class Header:
             strides=numbers("codebook_strides") if "codebook_strides" in fields else (),
         )
         bitrate = get("bitrate", int if type(fields["bitrate"]) is int else float) if "bitrate" in fields else None
-        gain_db = get("gain_db", list) if "gain_db" in fields else []
-        if not all(type(gain) in (int, float) for gain in gain_db):
-            raise ValueError("gain_db are not numbers")
-        return cls(spec, get("num_codebooks", int), get("sample_rate", int), get("channels", int), bitrate, tuple(gain_db))
+        gain_db, eq_db = (get(name, list) if name in fields else [] for name in ("gain_db", "eq_db"))
+        if not all(type(row) is list for row in eq_db):
+            raise ValueError("eq_db are not lists")
+        correction = Correction(tuple(gain_db), tuple(map(tuple, eq_db)))
+        return cls(spec, get("num_codebooks", int), get("sample_rate", int), get("channels", int), bitrate, correction)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from typing import Any, BinaryIO
 from zlib import crc32
 
 import numpy as np
 
 from codec.atomic import Output
+from codec.audio.normalizing import Correction
 from codec.container.layout import (
     BIT_PACKED, BLOCK, BLOCK_FRAMES, CRC, END, ENDING, ENTROPY, MAGIC, MULTI_RATE, PREFIX, SYNC, TOTALS, VERSION,
     WRITE_CODES, Header,
@@ -29,7 +29,7 @@ class TokWriter:
         channels: of the audio.
         prior: of the model, to entropy-code each block that gets smaller by it; readers need it too.
         bitrate: that was asked for, in bit/s of each channel, where it is a variable one; the header tells it.
-        gain_db: of each channel, what was added to its level, which decoding takes off.
+        correction: what was done to each channel before, which decoding takes off.
 
     Use it as a context: leaving it by an exception removes what was written to a path.
     Raises ValueError for codes or numbers that do not fit, WriteError when the output cannot be written.
@@ -37,9 +37,9 @@ class TokWriter:
 
     def __init__(
         self, target: str | os.PathLike[str] | BinaryIO, spec: TokenSpec, num_codebooks: int, sample_rate: int,
-        channels: int = 1, prior: Prior | None = None, bitrate: float | None = None, gain_db: Iterable[float] = (),
+        channels: int = 1, prior: Prior | None = None, bitrate: float | None = None, correction: Correction = Correction(),
     ):
-        self.header = Header(spec, num_codebooks, sample_rate, channels, bitrate, tuple(gain_db))
+        self.header = Header(spec, num_codebooks, sample_rate, channels, bitrate, correction)
         self._json = self.header.to_json()
         self._layout, self._prior = self.header.layout, prior
         if prior is not None:

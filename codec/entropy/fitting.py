@@ -126,7 +126,7 @@ class _Network(nn.Module):
         network = cls(prior.sizes, tables[0].shape[1], len(prior.tensors["hidden.0.bias"]), prior.context)
         for name, value in prior.tensors.items():
             kind, k, *part = name.split(".")
-            unit = _UNITS[kind, *part]
+            unit = _UNITS[(kind, *part)]
             own = network.embeddings[int(k)] if kind == "embedding" else getattr(getattr(network, kind)[int(k)], part[0])
             own.copy_(torch.from_numpy(value) / unit)
         return network
@@ -151,7 +151,7 @@ class _Network(nn.Module):
                 found |= {(kind, "weight"): layer.weight, (kind, "bias"): layer.bias}
             for (kind, *part), value in found.items():
                 dtype = np.int32 if part == ["bias"] else np.int8
-                out[".".join([kind, str(k), *part])] = _whole(value, _UNITS[kind, *part], dtype)
+                out[".".join([kind, str(k), *part])] = _whole(value, _UNITS[(kind, *part)], dtype)
         return out
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codec.coding import run_over
 from codec.model import Codec
 from codec.nn.state import State
 

@@ -100,11 +100,11 @@ class CodecTraining(lightning.LightningModule):
 
     def _start_from(self, model: Codec) -> None:
         """Fine-tune: take weights and codebooks of a trained model of the same shape."""
-        own, given = (replace(config, name="", level=None) for config in (self.model.config, model.config))
+        own, given = (replace(config, name="", level=None, spectrum=None) for config in (self.model.config, model.config))
         if own != given:
             raise ConfigError(f"init={self.recipe.init} has another configuration than this recipe's model: make them equal")
         if self.model.config.level is None:
-            self.model.config = replace(self.model.config, level=model.config.level)
+            self.model.config = replace(self.model.config, level=model.config.level, spectrum=model.config.spectrum)
         self.model.load_state_dict(model.state_dict(), strict=False)
         self.model.quantizer.start_from_codebooks()
 

@@ -16,7 +16,7 @@ from codec.evaluation.probe_classify import Slots, Speaker
 from codec.evaluation.probe_data import Recording, recordings
 from codec.evaluation.probe_heads import classify_bags, start_tables
 from codec.evaluation.probe_report import Missing, ProbeError, Report, bootstrap
-from codec.evaluation.probe_tokens import CodebookSet, Tokens, code_vectors, codebook_sets
+from codec.evaluation.probe_tokens import Tokens, code_vectors, codebook_sets
 from quantizers import build
 
 

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from tiny_teachers import POSITIONS, WORDS, save_bert as save
+from tiny_teachers import POSITIONS, save_bert as save
 
 from codec import cli
 from codec.semantic.alignment import Word

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from codec.audio.normalizing import FARTHEST, SHARE
 from codec.evaluation.metrics.base import Coded
 from codec.evaluation.sound import Sound
 from codec.evaluation.systems.base import Clock, Setting, SystemsError, kbps, nearest
@@ -62,7 +63,11 @@ class Ours:
 
         spec, search = self.model.spec, self.model.quantizer.searched_by
         refined = f"refined{self._refine}-{refinement.settings()}" if self._refine else ""
-        level = "" if self.model.config.level is None else f"level{self.model.config.level:g}"
+        normal = self.model.normal
+        level = "" if normal is None else f"level{normal.level:g}"
+        if normal is not None and normal.spectrum:
+            equalized = hashlib.sha256(repr((normal.spectrum, SHARE, FARTHEST)).encode()).hexdigest()[:8]
+            level += f"-spectrum{equalized}"
         return "-".join(filter(None, (spec.fingerprint, spec.decoder_fingerprint, search, refined, level)))
 
     @property

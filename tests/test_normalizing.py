@@ -1,9 +1,11 @@
-"""Recordings at the level that a model codes best: the level of what is heard, and gains that are taken off again."""
+"""Recordings at the level and near the spectrum that a model codes best: what is heard of them, and gains that are taken off again."""
 
 from __future__ import annotations
 
 import io
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ import soundfile
 import torch
 
 from codec import AudioError, Codec, TokError, Tokens, hub
-from codec.audio import AudioReader, factors, gains
-from codec.audio.level import ActiveLevel
+from codec.audio import AudioReader, Correction, Normal, correction
+from codec.audio.level import ActiveLevel, decibels
+from codec.checks import ConfigError
 from codec.cli import main
 from codec.container import TokReader, TokWriter
 from codec.container.layout import Header
@@ -21,11 +24,12 @@ from codec.live import decode_live
 from small_models import make_config, make_model
 
 RATE, LEVEL = 16_000, -25.0
+SPECTRUM = (-40.0, -34.0, -30.0, -32.0, -36.0, -40.0, -44.0)
 
 
-@pytest.fixture(scope="module")
-def model() -> Codec:
-    return make_model(make_config(level=LEVEL))
+@pytest.fixture(scope="module", params=[None, SPECTRUM], ids=["level", "spectrum"])
+def model(request) -> Codec:
+    return make_model(make_config(level=LEVEL, spectrum=request.param))
 
 
 def tone(seconds: float, dbfs: float, rate: int = RATE) -> np.ndarray:
@@ -41,7 +45,17 @@ def level(wav: np.ndarray, parts: int = 1, rate: int = RATE) -> list[float]:
     measured = ActiveLevel(rate, len(wav))
     for part in np.array_split(wav, parts, axis=1):
         measured.update(part)
-    return measured.dbfs()
+    measured.finish()
+    powers, _, counts = measured.blocks()
+    return [decibels(row[chosen].mean()) if chosen.any() else -math.inf for row, chosen in zip(powers, counts)]
+
+
+def gains(wav: np.ndarray) -> tuple[float, ...]:
+    return correction([wav], RATE, len(wav), Normal(LEVEL, (), RATE)).gain_db
+
+
+def amplitudes(gain_db) -> np.ndarray:
+    return np.array([[10 ** (gain / 20)] for gain in gain_db], np.float32)
 
 
 @pytest.mark.parametrize("pause", [0.0, 1.0, 60.0])
@@ -65,7 +79,7 @@ def test_a_click_or_a_slammed_door_is_no_speech(at, seconds, dbfs):
     wav, event = tone(10.0, -45.0), noise(1, round(seconds * RATE), dbfs)[0]
     wav[at : at + len(event)] = event
     assert level(wav[None]) == pytest.approx([-45.0], abs=0.2)
-    assert 0 <= gains([wav[None]], RATE, 1, LEVEL)[0] <= max(0.0, -9.0 - _loudest(wav))  # and it gets no louder than -10 dBFS
+    assert 0 <= gains(wav[None])[0] <= max(0.0, -9.0 - _loudest(wav))  # and it gets no louder than -10 dBFS
     wav[at : at + RATE] = tone(1.0, -10.0)  # that may be speech
     assert level(wav[None]) == pytest.approx([-10.0], abs=0.5)
 
@@ -77,7 +91,7 @@ def _loudest(wav: np.ndarray) -> float:
 def test_a_short_word_is_not_made_too_loud():
     wav = noise(1, 5 * RATE, -75.0)
     wav[0, RATE : RATE + 3_000] += tone(3_000 / RATE, -20.0)
-    assert gains([wav], RATE, 1, LEVEL)[0] == pytest.approx(10.0, abs=0.5)
+    assert gains(wav)[0] == pytest.approx(10.0, abs=0.5)
 
 
 def test_an_offset_is_not_loud():
@@ -87,28 +101,28 @@ def test_an_offset_is_not_loud():
 
 def test_gains_have_bounds_and_silence_has_none():
     wav = np.stack([tone(1, -20.0), tone(1, -110.0), tone(1, 60.0), np.zeros(RATE, np.float32)])
-    assert gains([wav], RATE, 4, LEVEL) == (-5.0, 60.0, -60.0, 0.0)
-    assert factors([20.0, 0.0]).tolist() == [[10.0], [1.0]]
+    assert gains(wav) == (-5.0, 60.0, -60.0, 0.0)
 
 
 def test_codes_do_not_depend_on_the_level(model):
     wav = noise(1, RATE)
     loud, quiet = (model.encode(gain * wav, normalize=True) for gain in (1.0, 0.001))
-    assert quiet.gain_db[0] - loud.gain_db[0] == pytest.approx(60.0)
+    assert quiet.correction.gain_db[0] - loud.correction.gain_db[0] == pytest.approx(60.0) and quiet.correction.eq_db == loud.correction.eq_db
     assert (loud.codes == quiet.codes).float().mean() > 0.99
     assert not torch.equal(model.encode(wav).codes, model.encode(0.001 * wav).codes)
 
 
 def test_decoding_takes_the_gain_off(model):
-    tokens = model.encode(noise(2, RATE) * factors([0.0, -30.0]), normalize=True)
-    plain = model.decode(Tokens(tokens.codes, tokens.spec, RATE, tokens.num_samples, 2))[0]
-    assert tokens.gain_db[1] - tokens.gain_db[0] == pytest.approx(30.0, abs=0.2)
-    assert torch.equal(model.decode(tokens)[0], plain * torch.from_numpy(factors(-gain for gain in tokens.gain_db)))
+    tokens = model.encode(noise(2, RATE) * amplitudes([0.0, -30.0]), normalize=True)
+    plain, gain_db = replace(tokens, correction=Correction(eq_db=tokens.correction.eq_db)), tokens.correction.gain_db
+    assert gain_db[1] - gain_db[0] == pytest.approx(30.0, abs=0.2)
+    assert torch.equal(model.decode(tokens)[0], model.decode(plain)[0] * torch.from_numpy(amplitudes(-gain for gain in gain_db)))
 
 
 def test_silence_stays_as_it_is(model):
     tokens = model.encode(np.zeros(RATE, np.float32), normalize=True)
-    assert tokens.gain_db == (0.0,) and torch.equal(tokens.codes, model.encode(np.zeros(RATE, np.float32)).codes)
+    assert tokens.correction.gain_db == (0.0,) and not any(map(any, tokens.correction.eq_db))
+    assert torch.equal(tokens.codes, model.encode(np.zeros(RATE, np.float32)).codes)
 
 
 def test_items_of_a_batch_are_as_they_are_alone(model):
@@ -117,13 +131,13 @@ def test_items_of_a_batch_are_as_they_are_alone(model):
     for index, n in enumerate(lengths):
         alone = model.encode(wav[index, :, :n], normalize=True, num_codebooks=2)
         item = together.item(index)
-        assert item.gain_db == alone.gain_db and torch.equal(item.codes, alone.codes)
+        assert item.correction == alone.correction and torch.equal(item.codes, alone.codes)
 
 
 def test_without_being_asked_nothing_changes(model):
     wav = noise(1, 2 * RATE)
     tokens = model.encode(wav)
-    assert tokens.gain_db == ()
+    assert tokens.correction == Correction()
     with model.stream() as stream:
         codes = torch.cat([stream.encode(torch.from_numpy(wav)[None]), stream.flush()], 2)
     assert torch.equal(tokens.codes, codes)
@@ -134,12 +148,21 @@ def test_a_model_without_a_level_takes_all_as_it_is(tmp_path):
     soundfile.write(tmp_path / "a.wav", wav[0], RATE, subtype="FLOAT")
     encode_file(model, tmp_path / "a.wav", tmp_path / "a.tok")
     for tokens in (model.encode(wav, normalize=True), Tokens.load(tmp_path / "a.tok")):
-        assert tokens.gain_db == () and torch.equal(tokens.codes, model.encode(wav).codes)
+        assert tokens.correction == Correction() and torch.equal(tokens.codes, model.encode(wav).codes)
 
 
 def test_configurations_keep_it():
-    assert make_config(level=LEVEL).from_dict(make_config(level=LEVEL).to_dict()).level == LEVEL
-    assert "level" not in make_config().to_dict()
+    config = make_config(level=LEVEL, spectrum=SPECTRUM)
+    assert config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert not {"level", "spectrum"} & make_config().to_dict().keys()
+
+
+@pytest.mark.parametrize("values", [
+    {"spectrum": SPECTRUM}, {"level": LEVEL, "spectrum": [-30.0]}, {"level": LEVEL, "spectrum": [-30.0] * 8}, {"level": LEVEL, "spectrum": [1.0] * 7},
+])
+def test_spectra_that_cannot_be_are_refused(values):
+    with pytest.raises(ConfigError, match="spectrum"):
+        make_config().from_dict(make_config().to_dict() | values)
 
 
 @pytest.mark.parametrize("rate, channels", [(16_000, 1), (44_100, 2)])
@@ -152,7 +175,7 @@ def test_files_are_whole_arrays_bit_for_bit(model, tmp_path, rate, channels, nam
         reader.rewind()
         assert np.array_equal(wav, np.concatenate(list(reader.blocks(1000)), axis=1))
     tokens = model.encode(torch.from_numpy(wav), rate, 3, normalize=True)
-    assert all(tokens.gain_db)
+    assert all(tokens.correction.gain_db) and all(map(any, tokens.correction.eq_db)) and bool(tokens.correction.eq_db) == bool(model.config.spectrum)
     tokens.save(tmp_path / "whole.tok")
     for source in (path, io.BytesIO(path.read_bytes())):
         encode_file(model, source, tmp_path / "a.tok", 3)
@@ -175,7 +198,7 @@ def test_a_file_at_its_own_level_is_a_stream(model, tmp_path):
     soundfile.write(tmp_path / "a.wav", wav[0], RATE, subtype="FLOAT")
     encode_file(model, tmp_path / "a.wav", tmp_path / "a.tok", normalize=False)
     tokens = Tokens.load(tmp_path / "a.tok")
-    assert tokens.gain_db == () and torch.equal(tokens.codes, model.encode(wav).codes)
+    assert tokens.correction == Correction() and torch.equal(tokens.codes, model.encode(wav).codes)
 
 
 def test_what_is_measured_is_what_files_hold(model, tmp_path):
@@ -230,29 +253,42 @@ def test_what_comes_live_is_heard_at_its_level(model, tmp_path):
 
 
 def test_cuts_keep_the_gain(model, tmp_path):
-    wav = np.stack([noise(2, RATE), noise(2, RATE, -30.0)]) * factors([0.0, -3.0])
+    wav = np.stack([noise(2, RATE), noise(2, RATE, -30.0)]) * amplitudes([0.0, -3.0])
+    wav[1, 0] = np.cumsum(wav[1, 0]) / 20
     tokens = model.encode(wav, normalize=True)
-    one = tokens.item(1)
-    assert len(set(tokens.gain_db)) == 4 and one.gain_db == tokens.gain_db[2:]
-    assert one[3:9].gain_db == one.truncate(2).gain_db == one.to("cpu").gain_db == one.gain_db
+    one, done = tokens.item(1), tokens.correction
+    assert len(set(done.gain_db)) == 4 and one.correction == Correction(done.gain_db[2:], done.eq_db[2:]) and len(set(one.correction.eq_db)) != 1
+    assert one[3:9].correction == one.truncate(2).correction == one.to("cpu").correction == one.correction
     one[3:9].save(tmp_path / "a.tok")
-    assert Tokens.load(tmp_path / "a.tok").gain_db == one.gain_db
+    assert Tokens.load(tmp_path / "a.tok").correction == one.correction
 
 
-@pytest.mark.parametrize("gain_db", [(1.0,), (1.0, math.nan), (0.0, 201.0), (0.0, 0.0, 0.0)])
-def test_gains_that_do_not_fit_are_refused(model, gain_db):
-    with pytest.raises(ValueError, match="gain_db"):
-        Tokens(torch.zeros(2, 4, 10, dtype=torch.int64), model.spec, RATE, (1600,), 2, gain_db=gain_db)
-    with pytest.raises(ValueError, match="gain_db"):
-        TokWriter(io.BytesIO(), model.spec, 4, RATE, 2, gain_db=gain_db)
+@pytest.mark.parametrize("name, values", [
+    *(("gain_db", values) for values in [(1.0,), (1.0, math.nan), (0.0, 201.0), (0.0, 0.0, 0.0), (0.0, "1"), (0.0, True)]),
+    *(("eq_db", values) for values in [((1, 2),), ((1, 2), (1, 25)), ((1, 2), (1, 2.0)), ((1,), (1,)), ((1, 2), (1,) * 8), ((1, 2), ()), ((1, True), (1, 2))]),
+])
+def test_corrections_that_do_not_fit_are_refused(model, name, values):
+    with pytest.raises(ValueError, match=name):
+        Tokens(torch.zeros(2, 4, 10, dtype=torch.int64), model.spec, RATE, (1600,), 2, correction=Correction(**{name: values}))
+    with pytest.raises(ValueError, match=name):
+        TokWriter(io.BytesIO(), model.spec, 4, RATE, 2, correction=Correction(**{name: values}))
 
 
 @pytest.mark.parametrize("written", ['"loud"', "[1.0]", "[true,0.5]", '["1",0.5]', "[null,0]", "[1e999,0]", f"[0,{10**400}]"])
 def test_headers_from_strangers_are_checked(model, written):
-    good = Header(model.spec, 4, RATE, 2, gain_db=(1.5, 0.0)).to_json()
-    assert Header.from_json(good).gain_db == (1.5, 0.0)
+    good = Header(model.spec, 4, RATE, 2, correction=Correction((1.5, 0.0))).to_json()
+    assert Header.from_json(good).correction == Correction((1.5, 0.0))
     with pytest.raises(ValueError, match="gain_db"):
         Header.from_json(good.replace(b"[1.5,0.0]", written.encode()))
+
+
+@pytest.mark.parametrize("written", ['"flat"', "[[1,2]]", "[1,2]", "[[1,2],[true,2]]", "[[1,2],[1.0,2]]", "[[1,2],null]", f"[[1,2],[1,{10**400}]]", "[[1,2],[1]]"])
+def test_equalizers_in_headers_from_strangers_are_checked(model, written):
+    done = Correction((1.5, 0.0), ((1, -2), (0, 3)))
+    good = Header(model.spec, 4, RATE, 2, correction=done).to_json()
+    assert Header.from_json(good).correction == done
+    with pytest.raises(ValueError, match="eq_db"):
+        Header.from_json(good.replace(b"[[1,-2],[0,3]]", written.encode()))
 
 
 def test_a_salvaged_file_keeps_its_gain(model):
@@ -262,4 +298,4 @@ def test_a_salvaged_file_keeps_its_gain(model):
     data[20] ^= 1  # in the header, which is there again at the end
     with pytest.raises(TokError):
         Tokens.load(io.BytesIO(data))
-    assert Tokens.load(io.BytesIO(data), salvage=True).gain_db == tokens.gain_db
+    assert Tokens.load(io.BytesIO(data), salvage=True).correction == tokens.correction
