@@ -7,11 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
+
+import codec
+from small_models import make_config, make_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
+import conditions  # noqa: E402
 import languages  # noqa: E402
 import plot  # noqa: E402
 import performance  # noqa: E402
@@ -41,6 +47,35 @@ def test_means_are_of_each_language(tmp_path, capsys):
     rows = [row.split("\t") for row in capsys.readouterr().out.splitlines()]
     assert rows == [["metric", "model", "kbit/s", "es", "fr", "it", "ru", "cs"], ["stoi", "m", "2.00", "-", "-", "-", "-", "0.400"],
                     ["stoi", "m", "4.00", "0.850", "-", "-", "-", "0.500"]]
+
+
+# Conditions
+
+
+def test_conditions_are_judged_in_all_three_ways(tmp_path, capsys, monkeypatch):
+    model = make_model(make_config(level=-30.0, spectrum=(-40.0, -34.0, -34.0, -40.0, -43.0, -46.0, -54.0)))
+    codec.save(model, tmp_path / "model")
+    random, paths = np.random.default_rng(0), [tmp_path / "a.wav", tmp_path / "b.wav"]
+    for path, seconds in zip(paths, (0.5, 1.0)):
+        soundfile.write(path, 0.1 * random.standard_normal(round(16_000 * seconds)), 16_000)
+    asked, heard = [], []
+
+    class Listener:
+        def __call__(self, original, coded):
+            heard.append((original.wav, coded.sound.wav))
+            return {"like": float(np.abs(original.wav).max()), "long": len(coded.sound.wav) / len(original.wav)}
+
+    encode = codec.Codec.encode
+    monkeypatch.setattr(codec.Codec, "encode", lambda self, *a, **k: asked.append(encode(self, *a, **k)) or asked[-1])
+    monkeypatch.setattr(conditions, "judges", lambda *_: [Listener()])
+    conditions.main([str(tmp_path / "model"), *map(str, paths), "--codebooks", "2"])
+    rows = [row.split(" | ") for row in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0].strip("| ") for row in rows] == [*conditions.conditions(16_000), *(f"peaks at {peak} dBFS" for peak in conditions.PEAKS)]
+    assert all(cell.strip(" |") == "0.50, 1.000" for row in rows for cell in row[1:])
+    ways = [(bool(tokens.correction.gain_db), bool(tokens.correction.eq_db)) for tokens in asked]
+    assert ways == [(False, False)] * 2 + [(True, False)] * 2 + [(True, True)] * 2 + ways[:-6]  # the same for every row
+    first = [original for original, _ in heard[::6]]  # of each row
+    assert all(not np.allclose(first[0], other) for other in first[1:12]) and all(np.allclose(first[0], other, atol=1e-4) for other in first[12:])
 
 
 # Speed
