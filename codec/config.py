@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import quantizers
-from codec.audio.equalizer import fits
 from codec.checks import LIMITS, MAX_NAME, ConfigError, build, check_limits, mapping, typed  # noqa: F401
+from codec.correction import fits
 from codec.parts import (  # noqa: F401
     DECODERS, ENCODERS, ConvNeXtDecoderConfig, ConvNeXtEncoderConfig, DACDecoderConfig, DACEncoderConfig, DecoderConfig,
     EncoderConfig, FusedEncoderConfig, MirroredSEANetDecoderConfig, MirroredSEANetEncoderConfig, SEANetDecoderConfig,
@@ -106,8 +106,11 @@ class CodecConfig:
             values["quantizer"] = QuantizerConfig.from_dict(values["quantizer"])
         config = build(cls, values, "the configuration")
         check_limits(config, "the configuration")
-        if config.spectrum is not None and (config.level is None or not fits(len(config.spectrum), config.sample_rate)):
-            raise ConfigError("the configuration: spectrum goes with a level, and has 2 or more octaves from 125 Hz up to half the sample rate")
+        if config.spectrum is not None:
+            if config.level is None or not fits(len(config.spectrum), config.sample_rate):
+                raise ConfigError("the configuration: spectrum goes with a level, and has 2 or more octaves from 125 Hz up to half the sample rate")
+            if config.output_rate != config.sample_rate:
+                raise ConfigError("the configuration: spectrum is for models that decode at the rate at which they encode: leave it out")
         return config
 
     @classmethod

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from codec.allocation import variable_of
-from codec.audio import AudioReader, AudioWriter, LostBand, Correction, Normalizer, Resampler, correction
+from codec.audio import AudioReader, AudioWriter, LostBand, Normalizer, Resampler, correction
 from codec.config import ConfigError
 from codec.container import TokReader, TokWriter
+from codec.correction import Correction
 from codec.entropy import Prior
 from codec.heap import trim
 from codec.coding import push_frames

@@ -19,12 +19,13 @@ from torch.nn import functional as F
 import quantizers
 from codec import refinement
 from codec.allocation import Variable, variable_of
-from codec.audio import Correction, Normal, Normalizer, correction, joined, resample
+from codec.audio import Normal, Normalizer, correction, resample
 from codec.backbones import build_decoder, build_encoder
 from codec.backbones.base import Network
 from codec.backbones.fused import FusedEncoder
 from codec.config import CodecConfig, ConfigError
 from codec.coding import Decoding, push_frames
+from codec.correction import Correction, joined
 from codec.stream import Stream, as_samples
 from codec.entropy import Prior
 from codec.tokens import Tokens, TokenSpec, frames_for
@@ -326,8 +327,7 @@ class Codec(nn.Module):
         self.check(tokens.spec)
         wav = self.decode_frames(tokens.codes.to(self.device), tokens.lengths.to(self.device)).cpu()
         if tokens.correction != Correction():
-            undoing = Normalizer(tokens.correction, self.output_sample_rate, undo=True)
-            wav = torch.from_numpy(undoing.process(wav[:, 0].numpy()))
+            Normalizer(tokens.correction, self.output_sample_rate, undo=True).process(wav[:, 0].numpy(), out=wav[:, 0].numpy())
         wav = wav.reshape(tokens.batch_size, tokens.channels, -1)  # (batch, channels, n * output_frame_size)
         rate, size = self.output_sample_rate, self.output_frame_size
         for start, stop in tokens.lost:
@@ -391,6 +391,9 @@ class Codec(nn.Module):
     def check(self, spec: TokenSpec) -> None:
         """Raise ValueError unless tokens of `spec` can be decoded here: the codebooks must be the very same."""
         own = self.spec
+        if spec.fingerprint == own.fingerprint and (spec.sample_rate, spec.frame_size) != (own.sample_rate, own.frame_size):
+            raise ValueError(f"these tokens say that {spec.name!r} has {spec.sample_rate} Hz and {spec.frame_size} samples a frame, and it has "
+                             f"{own.sample_rate} and {own.frame_size}: what wrote them is wrong, encode the recording again")
         if spec.fingerprint != own.fingerprint:
             raise ValueError(
                 f"these tokens were made by model {spec.name!r} with encoder and codebooks {spec.fingerprint}, "

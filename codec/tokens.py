@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import torch
 from torch import Tensor
 
-from codec.audio.normalizing import Correction
+from codec.correction import Correction
 
 if TYPE_CHECKING:
     from codec.entropy import Prior

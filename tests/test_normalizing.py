@@ -13,12 +13,13 @@ import soundfile
 import torch
 
 from codec import AudioError, Codec, TokError, Tokens, hub
-from codec.audio import AudioReader, Correction, Normal, correction
+from codec.audio import AudioReader, Normal, correction
 from codec.audio.level import ActiveLevel, decibels
 from codec.checks import ConfigError
 from codec.cli import main
 from codec.container import TokReader, TokWriter
 from codec.container.layout import Header
+from codec.correction import Correction
 from codec.files import decode_file, encode_file
 from codec.live import decode_live
 from small_models import make_config, make_model
@@ -42,12 +43,12 @@ def noise(channels: int, samples: int, dbfs: float = -12.0, seed: int = 0) -> np
 
 
 def level(wav: np.ndarray, parts: int = 1, rate: int = RATE) -> list[float]:
-    measured = ActiveLevel(rate, len(wav))
+    measured = ActiveLevel(rate, len(wav), 1, rate)
     for part in np.array_split(wav, parts, axis=1):
         measured.update(part)
     measured.finish()
-    powers, _, counts = measured.blocks()
-    return [decibels(row[chosen].mean()) if chosen.any() else -math.inf for row, chosen in zip(powers, counts)]
+    found = (measured.channel(number) for number in range(len(wav)))
+    return [decibels(powers[counts].mean()) if counts.any() else -math.inf for powers, _, counts in found]
 
 
 def gains(wav: np.ndarray) -> tuple[float, ...]:
@@ -158,7 +159,7 @@ def test_configurations_keep_it():
 
 
 @pytest.mark.parametrize("values", [
-    {"spectrum": SPECTRUM}, {"level": LEVEL, "spectrum": [-30.0]}, {"level": LEVEL, "spectrum": [-30.0] * 8}, {"level": LEVEL, "spectrum": [1.0] * 7},
+    {"spectrum": SPECTRUM}, {"level": LEVEL, "spectrum": SPECTRUM, "output_sample_rate": 8000}, {"level": LEVEL, "spectrum": [-30.0]}, {"level": LEVEL, "spectrum": [-30.0] * 8}, {"level": LEVEL, "spectrum": [1.0] * 7},
 ])
 def test_spectra_that_cannot_be_are_refused(values):
     with pytest.raises(ConfigError, match="spectrum"):
@@ -212,6 +213,10 @@ def test_what_is_measured_is_what_files_hold(model, tmp_path):
     tokens = model.encode(wav, normalize=True)
     assert np.array_equal(coded.codes, tokens.codes[0]) and np.array_equal(coded.sound.wav, model.decode(tokens)[0, 0])
     assert not torch.equal(tokens.codes, model.encode(wav).codes) and f"level{LEVEL:g}" in system.key
+    model.config, before = replace(model.config, spectrum=None if model.config.spectrum else SPECTRUM), model.config
+    hub.save(model, tmp_path / "other", torch.float32)
+    model.config = before
+    assert Ours(str(tmp_path / "other"), "tiny").key != system.key
 
 
 def test_a_folder_is_made_again_at_another_level(model, tmp_path, capsys):
@@ -223,7 +228,18 @@ def test_a_folder_is_made_again_at_another_level(model, tmp_path, capsys):
                            (["--no-normalize"], "1 done before"), ([], "1 file encoded")):
         assert not main([*command, *options]) and words in capsys.readouterr().out
         assert main(["info", str(tmp_path / "out" / "a.tok")]) == 0
-        assert ("gain db" in capsys.readouterr().out) != bool(options)
+        said = capsys.readouterr().out
+        assert ("gain db" in said) != bool(options) and ("eq db" in said) == bool(model.config.spectrum and not options)
+
+
+def test_a_folder_is_made_again_near_the_spectrum(tmp_path, capsys):
+    models = [make_model(make_config(level=LEVEL, spectrum=spectrum)) for spectrum in (None, SPECTRUM)]
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", noise(1, RATE)[0], RATE, subtype="FLOAT")
+    for number, words in ((0, "1 file encoded"), (1, "1 file encoded"), (1, "1 done before"), (0, "1 file encoded")):
+        hub.save(models[number], tmp_path / str(number), torch.float32)
+        assert not main(["encode", str(tmp_path / "in"), str(tmp_path / "out"), "--model", str(tmp_path / str(number))])
+        assert words in capsys.readouterr().out
 
 
 def test_states_of_streams_do_not_know_it(model):
@@ -289,6 +305,29 @@ def test_equalizers_in_headers_from_strangers_are_checked(model, written):
     assert Header.from_json(good).correction == done
     with pytest.raises(ValueError, match="eq_db"):
         Header.from_json(good.replace(b"[[1,-2],[0,3]]", written.encode()))
+
+
+def test_headers_of_another_rate_are_refused(model):
+    file = io.BytesIO()
+    spec = replace(model.spec, sample_rate=48_000)
+    Tokens(torch.zeros(1, 4, 10, dtype=torch.int64), spec, RATE, (500,), correction=Correction((0.0,), ((1,) * 9,))).save(file)
+    with pytest.raises(ValueError, match="has 48000 Hz"):
+        model.decode(Tokens.load(io.BytesIO(file.getvalue())))
+    with pytest.raises(ValueError, match="has 48000 Hz"):
+        decode_file(model, io.BytesIO(file.getvalue()), io.BytesIO())
+
+
+def test_errors_are_short(model):
+    for values in (("x" * 9000,), tuple(["1"] * 3000)):
+        for name in ("gain_db", "eq_db"):
+            with pytest.raises(ValueError, match=name) as error:
+                Correction(**{name: values})
+            assert len(str(error.value)) < 250
+
+
+def test_numbers_of_numpy_are_numbers():
+    done = Correction([np.float32(1.5)], [np.array([1, -2])])
+    assert done == Correction((1.5,), ((1, -2),)) and hash(done)
 
 
 def test_a_salvaged_file_keeps_its_gain(model):

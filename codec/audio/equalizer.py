@@ -8,21 +8,11 @@ from functools import lru_cache
 
 import numpy as np
 
-LOWEST = 40.0  # Hz: what is below belongs to no band
-FIRST = 125.0  # Hz, the middle of the first octave, which reaches down to LOWEST; the last one reaches up to half the sample rate
+from codec.correction import FIRST, MAX_BANDS, edges, fits
+
+BOTTOM = 40.0  # Hz: voices have nothing below, so the middle of the first band lies between this and its upper edge
 MOST = 12  # dB, either way, of a designed gain
-MAX_BANDS = 10
 PART = 1 << 18  # samples that are filtered at once, in float64
-
-
-def edges(bands: int) -> np.ndarray:
-    """Between the bands, in Hz: (bands - 1,)."""
-    return FIRST * math.sqrt(2) * 2.0 ** np.arange(bands - 1)
-
-
-def fits(bands: int, sample_rate: int) -> bool:
-    """Whether so many bands end below half the sample rate."""
-    return 2 <= bands <= MAX_BANDS and edges(bands)[-1] < sample_rate / 2
 
 
 def design(wanted_db: Sequence[float], sample_rate: int) -> tuple[int, ...]:
@@ -33,7 +23,7 @@ def design(wanted_db: Sequence[float], sample_rate: int) -> tuple[int, ...]:
 
 def response(eq_db: Sequence[float], sample_rate: int) -> np.ndarray:
     """What an equalizer of these gains comes to in the middle of each band, in dB: (bands,)."""
-    limits = np.concatenate([[LOWEST], edges(len(eq_db)), [sample_rate / 2]])
+    limits = np.array([BOTTOM, *edges(len(eq_db)), sample_rate / 2])
     delay = np.exp(-2j * math.pi * np.sqrt(limits[:-1] * limits[1:]) / sample_rate)[:, None] ** np.arange(3)
     sections = _sections(eq_db, sample_rate)
     return 20 * np.log10(np.abs((delay @ sections[:, :3].T) / (delay @ sections[:, 3:].T)).prod(1))
@@ -43,26 +33,26 @@ class Equalizer:
     """Filters channels, each by gains of its own; parts of a signal come out as they would of the whole, bit for bit.
 
     Args:
-        eq_db: of each channel, a gain in dB for each band; of another sign they undo it.
+        eq_db: of each channel, a gain in dB for each band; of another sign they undo it, at the same rate.
         sample_rate: in Hz. Raises ValueError where bands lie above half of it.
     """
 
     def __init__(self, eq_db: Sequence[Sequence[float]], sample_rate: int):
+        from scipy.signal import sosfilt  # takes longer to import than most files to filter
+
         for row in eq_db:
             if not fits(len(row), sample_rate):
                 raise ValueError(f"an equalizer has 2 to {MAX_BANDS} bands, up to half the sample rate, and not {len(row)} at {sample_rate} Hz")
-        self._sections = [_sections(row, sample_rate) for row in eq_db]
+        self._filter, self._sections = sosfilt, [_sections(row, sample_rate) for row in eq_db]
         self._states = [np.zeros((len(sections), 2)) for sections in self._sections]
 
-    def process(self, wav: np.ndarray) -> np.ndarray:
-        """The next samples (C, n), in float32 as they come out."""
-        from scipy.signal import sosfilt  # takes longer to import than most files to filter
-
-        out = np.empty(wav.shape, np.float32)
+    def process(self, wav: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The next samples (C, n), in float32 as they come out; into `out`, which may be `wav`, where it is given."""
+        out = np.empty(wav.shape, np.float32) if out is None else out
         for channel, sections in enumerate(self._sections):
             for start in range(0, wav.shape[1], PART):
                 part = slice(start, start + PART)
-                out[channel, part], self._states[channel] = sosfilt(sections, wav[channel, part], zi=self._states[channel])
+                out[channel, part], self._states[channel] = self._filter(sections, wav[channel, part], zi=self._states[channel])
         return out
 
 
@@ -90,10 +80,9 @@ def _peak(gain: float, frequency: float, sample_rate: int) -> list[float]:
 
 def _shelf(gain: float, frequency: float, sample_rate: int, low: bool) -> list[float]:
     amplitude, angle = 10 ** (gain / 40), 2 * math.pi * frequency / sample_rate
-    cosine = math.cos(angle) if low else -math.cos(angle)  # a high shelf is a low one with z turned to -z
-    slope = math.sqrt(2 * amplitude) * math.sin(angle)  # 2 sqrt(A) alpha, with a slope of 1
+    turn = 1 if low else -1  # a high shelf is a low one with z turned to -z
+    cosine, slope = turn * math.cos(angle), math.sqrt(2 * amplitude) * math.sin(angle)  # 2 sqrt(A) alpha, with a slope of 1
     plus, minus = amplitude + 1, amplitude - 1
-    turn = 1 if low else -1
     return [
         amplitude * (plus - minus * cosine + slope), turn * 2 * amplitude * (minus - plus * cosine), amplitude * (plus - minus * cosine - slope),
         plus + minus * cosine + slope, turn * -2 * (minus + plus * cosine), plus + minus * cosine - slope,

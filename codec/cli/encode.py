@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "with --refine, and entropy-coded by the model's variable.safetensors")
     parser.add_argument("--entropy", action="store_true", help="fewer bytes for the same codes, by what the model's "
                         "prior.safetensors knows of them; decoders need it too")
-    parser.add_argument("--no-normalize", dest="normalize", action="store_false", help="code recordings at their own level, as a stream "
-                        "does, and not at the one that the model codes best; either way they are decoded at their own")
+    parser.add_argument("--no-normalize", dest="normalize", action="store_false", help="code recordings at their own level and spectrum, as a stream "
+                        "does, and not at those that the model codes best; either way they are decoded at their own")
     add_device(parser)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from codec.audio.normalizing import Correction
+from codec.correction import Correction
 from codec.packing import Layout
 from codec.tokens import TokenSpec
 

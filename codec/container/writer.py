@@ -9,7 +9,7 @@ from zlib import crc32
 import numpy as np
 
 from codec.atomic import Output
-from codec.audio.normalizing import Correction
+from codec.correction import Correction
 from codec.container.layout import (
     BIT_PACKED, BLOCK, BLOCK_FRAMES, CRC, END, ENDING, ENTROPY, MAGIC, MULTI_RATE, PREFIX, SYNC, TOTALS, VERSION,
     WRITE_CODES, Header,

@@ -293,12 +293,12 @@ def test_init_starts_from_a_trained_model(data, tmp_path):
     values = tiny.recipe(data, tmp_path / "b")
     module = CodecTraining(recipes.from_dict(values))
     module.load_state_dict(state["state_dict"])
-    module.model.config = dataclasses.replace(module.model.config, level=-30.0)  # which recipes do not know
+    module.model.config = dataclasses.replace(module.model.config, level=-30.0, spectrum=(-33.0, -33.0))  # which recipes do not know
     codec.save(module.model, tmp_path / "trained")
     values["init"] = str(tmp_path / "trained")
     tuned = CodecTraining(recipes.from_dict(values))
     trained = codec.load(tmp_path / "trained")
-    assert tuned.model.quantizer.initialized and tuned.model.config.level == trained.config.level == -30.0
+    assert tuned.model.quantizer.initialized and tuned.model.normal == trained.normal and trained.normal.spectrum == (-33.0, -33.0)
     for name, value in trained.encoder.state_dict().items():
         assert torch.equal(tuned.model.encoder.state_dict()[name], value)
     run(values, steps=2)

@@ -31,8 +31,8 @@ class Ours:
     encoding is that of all. Where the model's own search has a beam, which finds better codes when it knows of no more
     than k codebooks, and where codes are refined, each setting is encoded on its own.
 
-    refine: steps of analysis by synthesis (`codec.refinement`). Recordings are brought to the level that the model codes
-    best, as `codec encode` does."""
+    refine: steps of analysis by synthesis (`codec.refinement`). Recordings are brought to the level and spectrum that the
+    model codes best, as `codec encode` does."""
 
     def __init__(self, source: str, name: str, refine: int = 0):
         self.model_source, self.name, self._refine = source, name, refine
