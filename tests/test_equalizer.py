@@ -8,7 +8,6 @@ import pytest
 from codec.audio import Normal, Normalizer, correction, resample
 from codec.audio.equalizer import MOST, PART, Equalizer, design, response
 from codec.audio.level import ActiveLevel
-from codec.audio.normalizing import FARTHEST
 from codec.correction import Correction, edges, fits
 
 RATE = 16_000
@@ -145,7 +144,12 @@ def test_no_band_goes_too_far():
     spectrum, frequencies = np.fft.rfft(noise(4 * RATE)[0]), np.fft.rfftfreq(4 * RATE, 1 / RATE)
     only = np.fft.irfft(np.where((frequencies > 800) & (frequencies < 1200), spectrum, 0)).astype(np.float32)[None]
     wanted = response(correction([only], RATE, 1, NORMAL).eq_db[0], RATE)
-    assert wanted.max() < FARTHEST + 1.5 and wanted.min() > -FARTHEST - 1.5
+    assert wanted.max() < 13.5 and wanted.min() > -13.5
+
+
+def test_a_tone_is_in_one_octave():
+    found = octaves(0.1 * np.sin(2 * np.pi * 443.7 * np.arange(4 * RATE) / RATE)[None].astype(np.float32))
+    assert found[2] == pytest.approx(-23.0, abs=0.05) and np.delete(found, 2).max() < found[2] - 40
 
 
 def test_a_correction_is_taken_off():
