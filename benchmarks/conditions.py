@@ -22,6 +22,7 @@ from codec.audio.equalizer import Equalizer, design
 from codec.evaluation.metrics import judges
 from codec.evaluation.metrics.base import Coded, Options
 from codec.evaluation.sound import Sound
+from codec.training.effects import beside
 
 PEAK = 0.5  # of a recording in every condition but the levels
 PEAKS = (-60, -50, -40, -30, -20, 0, 6, 12)  # dBFS
@@ -37,10 +38,6 @@ Change = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]  # 
 
 def coloured(gains: tuple[int, ...], rate: int) -> Change:
     return lambda wav, other, random: Equalizer([design(gains, rate)], rate).process(wav[None])[0]
-
-
-def beside(wav: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return wav + other * np.sqrt(np.square(wav).mean() / np.square(other).mean() * 10 ** (-RATIO / 10))
 
 
 def in_a_room(wav: np.ndarray, rate: int, random: np.random.Generator) -> np.ndarray:
@@ -62,8 +59,8 @@ def conditions(rate: int) -> dict[str, Change]:
         **{name: coloured(gains, rate) for name, gains in COLOURS.items()},
         "below 4 kHz": lambda wav, other, random: band(wav, rate, 0, 4000),
         "300 to 3400 Hz": lambda wav, other, random: band(wav, rate, 300, 3400),
-        "white noise": lambda wav, other, random: beside(wav, random.standard_normal(len(wav))),
-        "another voice": lambda wav, other, random: beside(wav, other),
+        "white noise": lambda wav, other, random: beside(wav, random.standard_normal(len(wav)), RATIO),
+        "another voice": lambda wav, other, random: beside(wav, other, RATIO),
         "a room": lambda wav, other, random: in_a_room(wav, rate, random),
         "clipped": lambda wav, other, random: np.clip(wav, *(np.abs(wav).max() * 10 ** (-RATIO / 20) * np.array([-1, 1]))),
     }

@@ -43,7 +43,7 @@ class Effects:
         for name in self.NAMES:
             if self.probabilities[name] and random() < self.probabilities[name]:
                 if name == "mix":
-                    crop = _beside(crop, another(), _between(MIX_DB, random))
+                    crop = beside(crop, another(), _between(MIX_DB, random))
                 else:
                     crop = getattr(self, f"_{name}")(crop, random)
         return crop
@@ -61,7 +61,7 @@ class Effects:
         size = _fft_size(crop.size)
         spectrum = np.fft.rfft(_noise(size, random))
         spectrum *= np.maximum(np.arange(spectrum.size), 1) ** (-_between(NOISE_SLOPE, random) / 2)
-        return _beside(crop, np.fft.irfft(spectrum, size)[: crop.size], _between(NOISE_DB, random))
+        return beside(crop, np.fft.irfft(spectrum, size)[: crop.size], _between(NOISE_DB, random))
 
     def _eq(self, crop: np.ndarray, random: Random) -> np.ndarray:
         size = _fft_size(2 * crop.size)
@@ -84,7 +84,7 @@ def _noise(count: int, random: Random) -> np.ndarray:
     return 2 * np.random.Generator(np.random.Philox(int(random() * 2**53))).random(count) - 1
 
 
-def _beside(crop: np.ndarray, other: np.ndarray, level: float) -> np.ndarray:
+def beside(crop: np.ndarray, other: np.ndarray, level: float) -> np.ndarray:
     """The sum, `other` scaled to `level` dB below the crop."""
     power = float(np.mean(np.square(other)))
     if power == 0:
