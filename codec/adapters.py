@@ -135,7 +135,7 @@ class AdaptedCodec(Codec):
     @torch.no_grad()
     def encode_frames(
         self, wav: Tensor, num_codebooks: int, lengths: list[int] | None = None, beam: int | None = None, refine: int = 0,
-        variable: Any = None,
+        variable: Any = None, eq_db: Any = (),
     ) -> Tensor:
         """wav (B, 1, T) to codes (B, k, n), every row alone; rows that are shorter end in zeros."""
         rows = [row[None, :, :n] for row, n in zip(wav, lengths or [wav.shape[2]] * len(wav))]

@@ -139,7 +139,7 @@ def encode_file(
             done = correction(reader.blocks(), rate, channels, model.normal)
             reader.rewind()
         with TokWriter(target, model.spec, k, rate, channels, prior, asked, done) as writer, torch.no_grad():
-            coding = encoding(model, channels, k, beam, refine, spent)
+            coding = encoding(model, channels, k, beam, refine, spent, done.eq_db)
             for block in cut(at_model_rate(), push_frames(model.encoder) * model.frame_size):
                 codes = coding.push(as_samples(torch.from_numpy(block).unsqueeze(1)).to(model.device))  # (channels, K, m)
                 writer.write(codes)

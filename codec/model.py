@@ -6,7 +6,7 @@ import hashlib
 import math
 import warnings
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -281,39 +281,44 @@ class Codec(nn.Module):
             padded = torch.zeros(batch, channels, max(samples))
             for row, item in zip(padded, items):
                 row[:, : item.shape[-1]] = item
-        codes = self.encode_frames(padded.reshape(batch * channels, 1, -1).to(self.device), k, samples, beam, refine, spent)
+        done = joined(done)
+        codes = self.encode_frames(
+            padded.reshape(batch * channels, 1, -1).to(self.device), k, samples, beam, refine, spent, done.eq_db
+        )
         return Tokens(
             codes=codes, spec=spec, sample_rate=rate, num_samples=tuple(lengths), channels=channels,
-            lengths=torch.tensor(frames).repeat_interleave(channels).to(codes.device), correction=joined(done),
+            lengths=torch.tensor(frames).repeat_interleave(channels).to(codes.device), correction=done,
         )
 
     @torch.no_grad()
     def encode_frames(
         self, wav: Tensor, num_codebooks: int, lengths: list[int] | None = None, beam: int | None = None, refine: int = 0,
-        variable: Variable | None = None,
+        variable: Variable | None = None, eq_db: Sequence[Sequence[float]] = (),
     ) -> Tensor:
         """wav (B, 1, T) at the model's rate to codes (B, k, ceil(T / frame_size)), in whole groups of the frames that
         the quantizer codes together. The whole of a long one is never copied.
 
         lengths (B,): valid samples of each row, zeros behind them. Valid frames are those that the row has alone.
         beam: of the quantizer's search, its own by default. refine: steps, as in `encode`. variable: where bits are distributed,
-        with all codebooks.
+        with all codebooks. eq_db: of each row, an equalizer that it has been through and that refinement hears it without.
         """
         if lengths is None or set(lengths) == {wav.shape[2]} or _indifferent(self.encoder) and not refine:
-            return self._encode_together(wav, num_codebooks, beam, refine, variable)
+            return self._encode_together(wav, num_codebooks, beam, refine, variable, eq_db)
         together = self.quantizer.frame_multiple
         frames = [-(-n // (self.frame_size * together)) * together for n in lengths]
         codes = torch.zeros(wav.shape[0], num_codebooks, max(frames), dtype=torch.int64, device=wav.device)
         alike = lengths if self.encoder.ragged else [n * self.frame_size for n in frames]
         for length, rows in _groups(alike).items():
-            part = self._encode_together(wav[rows, :, :length], num_codebooks, beam, refine, variable)
+            own = [eq_db[row] for row in rows] if eq_db else ()
+            part = self._encode_together(wav[rows, :, :length], num_codebooks, beam, refine, variable, own)
             codes[rows, :, : part.shape[2]] = part
         return codes
 
     def _encode_together(
-        self, wav: Tensor, num_codebooks: int, beam: int | None, refine: int, variable: Variable | None
+        self, wav: Tensor, num_codebooks: int, beam: int | None, refine: int, variable: Variable | None,
+        eq_db: Sequence[Sequence[float]],
     ) -> Tensor:
-        coding = refinement.encoding(self, wav.shape[0], num_codebooks, beam, refine, variable)
+        coding = refinement.encoding(self, wav.shape[0], num_codebooks, beam, refine, variable, eq_db)
         *first, last = wav.split(push_frames(self.encoder) * self.frame_size, 2)
         return torch.cat([*map(coding.push, first), coding.finish(last)], 2)
 

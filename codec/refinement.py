@@ -9,23 +9,27 @@ Mandt, "Improving inference for neural image compression", 2020. Decoders know n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codec.allocation import Allocation, Variable, spread
+from codec.audio.equalizer import Equalizer
 from codec.coding import Encoding, run_over
 
 if TYPE_CHECKING:
     from codec.model import Codec
 
-VERSION = 1  # to be raised where a loss, its weights or the descent change otherwise than by the constants below
+VERSION = 2  # to be raised where a loss, its weights or the descent change otherwise than by the constants below
 BLOCK, AHEAD = 4.0, 0.16  # seconds that are refined together, and behind them what is heard of them later
 SHORTEST = 0.256  # seconds that the losses are given at least
+TAIL = 0.128  # seconds in which an equalizer dies away
 RATE = 0.08  # of Adam at first, in RMS of the latents; it falls to 0 in a line
 BETAS = 0.8, 0.95
 COMMITMENT = 0.1  # weight of the latents' distance from their codes, in squares of their RMS
@@ -56,6 +60,7 @@ class Refinement:
     def __init__(
         self, model: Codec, batch_size: int, num_codebooks: int, steps: int, beam: int | None = None,
         losses: Sequence[Mapping[str, Any]] | None = None, variable: Variable | None = None,
+        eq_db: Sequence[Sequence[float]] = (),
     ):
         check(model, steps, losses)
         if variable is not None and num_codebooks != model.num_codebooks:
@@ -78,6 +83,7 @@ class Refinement:
         self._unheard = self._delay  # decoded samples from before the start of the signal
         self._states: list[Any] = [None] * batch_size  # of the decoder, after the codes that are out
         self._allocations = [None if variable is None else Allocation(model, variable, beam) for _ in self._states]
+        self._undoing = [_undoing(row, model.sample_rate, model.device) for row in eq_db] or [None] * batch_size
 
     @torch.inference_mode(False)
     def push(self, wav: Tensor) -> Tensor:
@@ -124,8 +130,9 @@ class Refinement:
         codes = []
         for row, state in enumerate(self._states):
             mine = slice(row, row + 1)
+            hear = partial(self._hear, heard, self._undoing[row])
             found, latents = self._descend(
-                self._latents[mine, :, :frames], behind[mine], state, self._wav[mine], heard, self._allocations[row]
+                self._latents[mine, :, :frames], behind[mine], state, self._wav[mine], hear, self._allocations[row]
             )
             _, self._states[row] = self._model.decoder(latents, state)
             codes.append(found)
@@ -134,13 +141,13 @@ class Refinement:
         return torch.cat(codes)
 
     def _descend(
-        self, latents: Tensor, behind: Tensor, state: Any, target: Tensor, heard: slice, spending: Allocation | None
+        self, latents: Tensor, behind: Tensor, state: Any, target: Tensor, hear: Callable[[Tensor], Tensor], spending: Allocation | None
     ) -> tuple[Tensor, Tensor]:
         """The best codes (1, k, n) for latents (1, dim, n), and what they stand for."""
         scale = latents.square().mean().sqrt().clamp_min(1e-6)
         moved = latents.clone().requires_grad_()
         slope, square = torch.zeros_like(moved), torch.zeros_like(moved)  # Adam's; torch's own brings its compiler along
-        target, best, weights = self._cropped(target, heard), None, None
+        target, best, weights = hear(target), None, None
         if spending is not None:
             spending.start(latents)
         for step in range(self._steps + 1):
@@ -151,7 +158,7 @@ class Refinement:
             with torch.enable_grad(), _recurrent(self._model.decoder):
                 through = moved + (quantized - moved).detach()
                 audio, _ = self._model.decoder(torch.cat([through, behind], 2), state)
-                loss = self._losses(self._cropped(audio, heard), target).total
+                loss = self._losses(hear(audio), target).total
                 if best is None or (over, loss) < best[0]:
                     best = (over, loss.detach()), codes, quantized
                 if step == self._steps:
@@ -171,18 +178,22 @@ class Refinement:
         codes = self._model.quantizer.encode(latents.detach(), self._k, self._beam)
         return codes, self._model.quantizer.decode(codes)
 
-    def _cropped(self, wav: Tensor, heard: slice) -> Tensor:
+    def _hear(self, heard: slice, undoing: Tensor | None, wav: Tensor) -> Tensor:
+        """These samples of (1, 1, n), filtered, and silence where they are few."""
         wav = wav[..., heard]
+        if undoing is not None:
+            size = 1 << (wav.shape[2] + undoing.shape[2]).bit_length()
+            wav = torch.fft.irfft(torch.fft.rfft(wav, size) * torch.fft.rfft(undoing, size), size)[..., : wav.shape[2]]
         return F.pad(wav, (0, max(0, self._shortest - wav.shape[2])))
 
 
 def encoding(
     model: Codec, batch_size: int, num_codebooks: int, beam: int | None = None, refine: int = 0,
-    variable: Variable | None = None,
+    variable: Variable | None = None, eq_db: Sequence[Sequence[float]] = (),
 ) -> Encoding | Refinement:
     """What turns samples into codes, with so many steps of refinement."""
     if refine:
-        return Refinement(model, batch_size, num_codebooks, refine, beam, variable=variable)
+        return Refinement(model, batch_size, num_codebooks, refine, beam, variable=variable, eq_db=eq_db)
     return Encoding(model, batch_size, num_codebooks, beam)
 
 
@@ -195,7 +206,7 @@ def losses_for(variable: Variable | None) -> list[Mapping[str, Any]]:
 
 def settings() -> str:
     """What changes with VERSION and the constants above, so that codes that were refined otherwise are not taken for the same."""
-    constants = VERSION, BLOCK, AHEAD, SHORTEST, RATE, BETAS, COMMITMENT, LOSSES
+    constants = VERSION, BLOCK, AHEAD, SHORTEST, TAIL, RATE, BETAS, COMMITMENT, LOSSES
     return hashlib.sha256(repr(constants).encode()).hexdigest()[:8]
 
 
@@ -214,6 +225,15 @@ def check(model: Codec, steps: int, losses: Sequence[Mapping[str, Any]] | None =
                          "leave it out, or give codec.refinement.Refinement other losses")
     if any(weight.is_inference() for weight in model.decoder.parameters()):
         raise ValueError(f"refine={steps}: {name} was loaded under torch.inference_mode(), where nothing has a gradient: load it outside")
+
+
+def _undoing(eq_db: Sequence[float], sample_rate: int, device: torch.device) -> Tensor | None:
+    """Impulse response (1, 1, n) of what takes an equalizer off again; None where it does nothing."""
+    if not any(eq_db):
+        return None
+    impulse = np.zeros((1, round(TAIL * sample_rate)), np.float32)
+    impulse[0, 0] = 1.0
+    return torch.from_numpy(Equalizer([[-gain for gain in eq_db]], sample_rate).process(impulse))[None].to(device)
 
 
 def _recurrent(decoder: nn.Module) -> AbstractContextManager:

@@ -142,6 +142,43 @@ def test_what_is_compared_is_what_will_be_heard(name, request, noise, monkeypatc
     assert min((audio - decoded[border:]).abs().max() for audio, _ in second) < 1e-5
 
 
+@pytest.fixture(scope="module")
+def equalized():
+    """A model that brings recordings near a spectrum."""
+    return make_model(make_config(level=-25.0, spectrum=(-40.0, -34.0, -30.0, -32.0, -36.0, -40.0, -44.0)))
+
+
+def test_what_is_compared_has_no_equalizer(equalized, noise, monkeypatch):
+    """Recording and decoded audio are heard as they will be, but for the gain."""
+    compared, forward, wav = [], SpectralLosses.forward, noise[: 2 * RATE]
+    monkeypatch.setattr(SpectralLosses, "forward", lambda self, *pair: compared.append([x[0, 0].detach() for x in pair]) or forward(self, *pair))
+    tokens = equalized.encode(wav, refine=3, normalize=True)
+    (gain_db,), (eq_db,) = tokens.correction.gain_db, tokens.correction.eq_db
+    assert min(eq_db) < -3 and max(eq_db) > 3 and len(compared) == 4
+    gain, decoded = 10 ** (gain_db / 20), equalized.decode(tokens).flatten()
+    for _, target in compared:
+        assert torch.allclose(target, gain * wav, atol=1e-5)
+    assert min((audio - gain * decoded).abs().max() for audio, _ in compared) < 1e-5
+
+
+def test_equalized_alone_in_a_batch_and_from_a_file(equalized, noise, tmp_path):
+    """Each row hears without its own equalizer."""
+    bright, dull = noise.clone(), noise[:50_001].cumsum(0)
+    batch = torch.zeros(3, 1, len(noise))
+    batch[0, 0], batch[1, 0, : len(dull)], batch[2, 0] = bright, dull, torch.cat([dull, dull])[: len(noise)]
+    lengths = [len(noise), len(dull), len(noise)]
+    both = equalized.encode(batch, lengths=lengths, refine=2, normalize=True)
+    assert len(set(both.correction.eq_db)) == 3
+    for index, length in enumerate(lengths):
+        alone = equalized.encode(batch[index, :, :length], refine=2, normalize=True)
+        assert torch.equal(both.item(index).codes, alone.codes) and both.item(index).correction == alone.correction
+
+    soundfile.write(tmp_path / "in.wav", batch[[0, 2], 0].T.numpy(), RATE, subtype="FLOAT")
+    encode_file(equalized, tmp_path / "in.wav", tmp_path / "a.tok", refine=2)
+    found = codec.Tokens.load(tmp_path / "a.tok")
+    assert torch.equal(found.codes, both.codes[[0, 2]]) and found.correction == both.correction.of(slice(0, 3, 2))
+
+
 def test_silence_stays_silence(speech):
     model = codec.load("speech-16k")
     wav = torch.cat([torch.zeros(2 * RATE), 0.3 * speech[: 2 * RATE]])
