@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from codec.blockwise import Blockwise
 from codec.container.layout import BLOCK_FRAMES
 from codec.entropy.prior import Prior
 from codec.entropy.rates import Rates, contexts
@@ -101,6 +102,24 @@ class Allocation:
         self._past = torch.cat([self._past, codes[0]], 1)[:, -self._past.shape[1] :]
 
 
+class Distribution(Blockwise):
+    """Codes of all codebooks that take a mean bitrate, of the encoder's latents as they are. All frames matter alike."""
+
+    def __init__(self, model: Codec, batch_size: int, variable: Variable, beam: int | None = None):
+        super().__init__(model, batch_size, model.num_codebooks)
+        self._allocations = [Allocation(model, variable, beam) for _ in range(batch_size)]
+
+    def _code(self, frames: int) -> Tensor:
+        codes = []
+        for row, allocation in enumerate(self._allocations):
+            latents = self._latents[row : row + 1, :, :frames]
+            allocation.start(latents)
+            found, _, _ = allocation.search(latents)
+            allocation.take(found)
+            codes.append(found)
+        return torch.cat(codes)
+
+
 def spread(costs: Tensor) -> Tensor:
     """What errors in each frame cost (T,) to weights with a mean of 1: neighbours share, and extremes are cut."""
     smooth = F.avg_pool1d(F.pad(costs[None, None], (1, 1), mode="replicate"), 3, 1)[0, 0]
@@ -109,16 +128,15 @@ def spread(costs: Tensor) -> Tensor:
 
 
 def variable_of(
-    model: Codec, num_codebooks: int | None, bitrate: float | None, refine: int, prior: Prior | None
+    model: Codec, num_codebooks: int | None, bitrate: float | None, prior: Prior | None
 ) -> Variable | None:
     """What is asked for by these arguments of `encode`, None without a prior. Raises ValueError where they do not go together."""
     if prior is None or prior is False:
         return None
     if not isinstance(prior, Prior):
         raise ValueError(f"variable={prior!r}: give the prior that bits are counted by, codec.entropy.prior_of(NAME, variable=True)")
-    if bitrate is None or num_codebooks is not None or not refine:
-        raise ValueError("variable wants bitrate, which it distributes over all codebooks (no num_codebooks), and refine, for example 30, "
-                         "which tells where")
+    if bitrate is None or num_codebooks is not None:
+        raise ValueError("variable wants bitrate, which it distributes over all codebooks, and no num_codebooks")
     variable = Variable(bitrate, prior)
     check(model, variable)
     return variable

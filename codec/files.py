@@ -109,7 +109,7 @@ def encode_file(
     model.check_dtype()
     if variable and prior is None:
         raise ValueError("variable=True needs the prior that bits are counted by: give prior=codec.entropy.prior_of(NAME, variable=True)")
-    spent = variable_of(model, num_codebooks, bitrate, refine, prior if variable else None)
+    spent = variable_of(model, num_codebooks, bitrate, prior if variable else None)
     k = model.num_codebooks if spent else model.codebooks_for(num_codebooks, bitrate)
     model.quantizer.check_beam(beam)
     if refine:

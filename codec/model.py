@@ -238,7 +238,8 @@ class Codec(nn.Module):
             refine: steps of analysis by synthesis (docs/refinement.md): codes are changed until what they decode to is nearer to
                 the recording. 30 take longer than the audio lasts, on one core. For models with a causal decoder, for speech.
             variable: a prior of the model (`codec.entropy.prior_of(NAME, variable=True)`), to spend bits where they are heard: codes
-                of all codebooks that take `bitrate` on average once they are saved with this prior. Wants `bitrate` and `refine`.
+                of all codebooks that take `bitrate` on average once they are saved with this prior. Wants `bitrate`; with `refine`
+                it knows better where that is.
             normalize: bring each channel to the level, and half-way to the spectrum, that the model codes best, where it names them
                 (`config.level`, `config.spectrum`); tokens say how, and decoding takes it off again. `codec encode` does so. Codes of a stream are those without it.
 
@@ -250,7 +251,7 @@ class Codec(nn.Module):
         if not 1 <= rate < 2**31 or int(rate) != rate:
             raise ValueError(f"sample_rate={sample_rate} must be a positive whole number of Hz")
         rate = int(rate)
-        spent = variable_of(self, num_codebooks, bitrate, refine, variable)
+        spent = variable_of(self, num_codebooks, bitrate, variable)
         k = self.num_codebooks if spent else self.codebooks_for(num_codebooks, bitrate)
         self.quantizer.check_beam(beam)
         if refine:
@@ -302,7 +303,7 @@ class Codec(nn.Module):
         beam: of the quantizer's search, its own by default. refine: steps, as in `encode`. variable: where bits are distributed,
         with all codebooks. eq_db: of each row, an equalizer that it has been through and that refinement hears it without.
         """
-        if lengths is None or set(lengths) == {wav.shape[2]} or _indifferent(self.encoder) and not refine:
+        if lengths is None or set(lengths) == {wav.shape[2]} or _indifferent(self.encoder) and not refine and variable is None:
             return self._encode_together(wav, num_codebooks, beam, refine, variable, eq_db)
         together = self.quantizer.frame_multiple
         frames = [-(-n // (self.frame_size * together)) * together for n in lengths]

@@ -19,15 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codec.allocation import Allocation, Variable, spread
+from codec.allocation import Allocation, Distribution, Variable, spread
 from codec.audio.equalizer import Equalizer
-from codec.coding import Encoding, run_over
+from codec.blockwise import BLOCK, Blockwise
+from codec.coding import Encoding
 
 if TYPE_CHECKING:
     from codec.model import Codec
 
 VERSION = 2  # to be raised where a loss, its weights or the descent change otherwise than by the constants below
-BLOCK, AHEAD = 4.0, 0.16  # seconds that are refined together, and behind them what is heard of them later
+AHEAD = 0.16  # seconds behind a block in which it is still heard
 SHORTEST = 0.256  # seconds that the losses are given at least
 TAIL = 0.128  # seconds in which an equalizer dies away
 RATE = 0.08  # of Adam at first, in RMS of the latents; it falls to 0 in a line
@@ -43,15 +44,16 @@ LOSSES: tuple[Mapping[str, Any], ...] = (  # entries of `codec.training.losses.S
 VOICE = 1500, 3000, 1.5  # bit/s between which, at a variable bitrate, the weight of `speaker` grows, by this power of the bitrate
 
 
-class Refinement:
-    """Samples (B, 1, n) at the model's rate to refined codes (B, k, m), in blocks of four seconds: `push` what is there, then
-    `finish`. Codes depend on the audio alone, neither on the other rows nor on the sizes of its parts.
+class Refinement(Blockwise):
+    """Refined codes.
 
     num_codebooks, beam  as in `Codec.encode`.
     steps   of the descent. Each takes a forward and a backward pass of the decoder.
     losses  that are to fall, `LOSSES` by default, which are for speech: entries of a recipe's `loss.spectral`.
     variable  codes of all codebooks that take a mean bitrate once they are entropy-coded (`codec.allocation`): frames where the loss
             has the larger squared gradients get more of it. With all codebooks alone.
+    eq_db   of each row, the gains of the equalizer that it has been through (`Correction.eq_db`), or none: recording and decoded
+            audio are compared without it, as they will be heard.
 
     Raises ValueError for fewer than 1 step and for a model that `check` refuses.
     """
@@ -67,17 +69,9 @@ class Refinement:
             raise ValueError(f"num_codebooks={num_codebooks}: a variable bitrate is for all {model.num_codebooks} of them")
         from codec.training.losses import SpectralLosses
 
-        self._model, self._steps = model, steps
-        self._k, self._beam = num_codebooks, beam
+        super().__init__(model, batch_size, num_codebooks, AHEAD)
+        self._steps, self._beam, self._delay = steps, beam, model.decoder.delay
         self._losses = SpectralLosses(model.sample_rate, losses_for(variable) if losses is None else losses).to(model.device)
-        together = model.quantizer.frame_multiple
-        self._block, self._ahead = (max(1, round(s * model.frame_rate / together)) * together for s in (BLOCK, AHEAD))
-        self._encoder = run_over(model.encoder, model.frame_size, 1)
-        self._encoder.batch_size = batch_size
-        self._size, self._delay = model.frame_size, model.decoder.delay
-        self._arrived = 0  # samples
-        self._waiting = torch.zeros(batch_size, 1, 0, device=model.device)  # samples that are not encoded yet
-        self._latents = torch.zeros(batch_size, model.config.dim, 0, device=model.device)  # not refined yet
         self._wav = torch.zeros(batch_size, 1, self._delay, device=model.device)  # what they decode to, late by the delay
         self._shortest = round(SHORTEST * model.sample_rate)
         self._unheard = self._delay  # decoded samples from before the start of the signal
@@ -85,42 +79,13 @@ class Refinement:
         self._allocations = [None if variable is None else Allocation(model, variable, beam) for _ in self._states]
         self._undoing = [_undoing(row, model.sample_rate, model.device) for row in eq_db] or [None] * batch_size
 
-    @torch.inference_mode(False)
-    def push(self, wav: Tensor) -> Tensor:
-        self._take(wav.clone(), last=False)
-        return self._ready(last=False)
-
-    @torch.inference_mode(False)
-    def finish(self, wav: Tensor | None = None) -> Tensor:
-        self._take(self._wav[..., :0] if wav is None else wav.clone(), last=True)
-        return self._ready(last=True)
-
     @torch.no_grad()
-    def _take(self, wav: Tensor, last: bool) -> None:
-        self._arrived += wav.shape[2]
-        together = self._model.quantizer.frame_multiple
-        whole = F.pad(wav, (0, -self._arrived % (self._size * together) if last else 0))
-        own = wav if together == 1 else whole  # an encoder fills up a frame for itself, but not a group of frames
-        waiting = torch.cat([self._waiting, own], 2)
-        part = self._ahead * self._size  # encoded at once, whatever came at once: encoders round by the length
-        ready, rest = waiting.tensor_split([waiting.shape[2] // part * part], 2)
-        self._waiting = rest.clone()
-        latents = [each for samples in ready.split(part, 2) if samples.shape[2] for each in self._encoder.push(samples)]
-        if last:
-            latents += self._encoder.finish(self._waiting)
-        self._latents, self._wav = torch.cat([self._latents, *latents], 2), torch.cat([self._wav, whole], 2)
+    def _take(self, wav: Tensor, last: bool) -> Tensor:
+        whole = super()._take(wav, last)
+        self._wav = torch.cat([self._wav, whole], 2)
+        return whole
 
-    @torch.no_grad()
-    def _ready(self, last: bool) -> Tensor:
-        codes = [torch.zeros(len(self._states), self._k, 0, dtype=torch.int64, device=self._wav.device)]
-        while self._latents.shape[2] >= self._block + self._ahead:
-            codes.append(self._refine(self._block))
-        if last and self._latents.shape[2]:
-            codes.append(self._refine(self._latents.shape[2]))
-        return torch.cat(codes, 2)
-
-    def _refine(self, frames: int) -> Tensor:
-        """The codes (B, k, frames) of the first latents that are here, which then are no more."""
+    def _code(self, frames: int) -> Tensor:
         behind = self._latents[..., frames : frames + self._ahead]
         if behind.shape[2]:
             behind = self._quantized(behind)[1]
@@ -136,7 +101,6 @@ class Refinement:
             )
             _, self._states[row] = self._model.decoder(latents, state)
             codes.append(found)
-        self._latents = self._latents[..., frames:].clone()
         self._wav, self._unheard = self._wav[..., frames * self._size :].clone(), 0
         return torch.cat(codes)
 
@@ -190,11 +154,11 @@ class Refinement:
 def encoding(
     model: Codec, batch_size: int, num_codebooks: int, beam: int | None = None, refine: int = 0,
     variable: Variable | None = None, eq_db: Sequence[Sequence[float]] = (),
-) -> Encoding | Refinement:
+) -> Encoding | Blockwise:
     """What turns samples into codes, with so many steps of refinement."""
     if refine:
         return Refinement(model, batch_size, num_codebooks, refine, beam, variable=variable, eq_db=eq_db)
-    return Encoding(model, batch_size, num_codebooks, beam)
+    return Encoding(model, batch_size, num_codebooks, beam) if variable is None else Distribution(model, batch_size, variable, beam)
 
 
 def losses_for(variable: Variable | None) -> list[Mapping[str, Any]]:

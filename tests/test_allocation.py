@@ -26,7 +26,7 @@ from codec.evaluation import systems
 from codec.evaluation.sound import Sound
 from codec.evaluation.systems.ours import payload_bits
 from codec.files import encode_file
-from codec.refinement import LOSSES, Refinement, losses_for
+from codec.refinement import LOSSES, Refinement, encoding, losses_for
 from codec.training.losses import SpectralLosses
 from quantizers.rate_search import search
 
@@ -98,10 +98,11 @@ def test_without_a_price_codes_are_the_nearest(noise):
     assert torch.equal(found.T[None], tiny_model.quantizer.encode(latents, beam=4))
 
 
+@pytest.mark.parametrize("steps", [0, 2])
 @pytest.mark.parametrize("bitrate", [700, 1500, 3000])
-def test_it_takes_the_bits_that_are_asked_for(model, prior, speech, bitrate):
+def test_it_takes_the_bits_that_are_asked_for(model, prior, speech, bitrate, steps):
     wav = speech[: 5 * RATE]
-    tokens = model.encode(wav, bitrate=bitrate, refine=2, variable=prior)
+    tokens = model.encode(wav, bitrate=bitrate, refine=steps, variable=prior)
     assert tokens.num_codebooks == model.num_codebooks and model.decode(tokens).shape[-1] == len(wav)
     assert 0.93 * bitrate < payload_bits(tokens, prior) / 5 <= bitrate
 
@@ -111,6 +112,15 @@ def test_the_same_bits_come_nearer_than_everywhere_alike(model, prior, speech):
     alike, heard = (model.encode(wav, bitrate=1500, refine=10, variable=how) for how in (None, prior))
     far = [SpectralLosses(RATE, LOSSES)(model.decode(each), wav.view(1, 1, -1)).total.item() for each in (alike, heard)]
     assert far[1] < 0.96 * far[0] and payload_bits(heard, prior) <= alike.num_frames * 30
+
+
+def test_without_refinement_too(model, prior, speech):
+    """The same bits stand for latents nearer to those of the encoder, and the decoder is not needed."""
+    wav = speech[: 4 * RATE]
+    latents, encoder = model.encoder(wav.view(1, 1, -1))[0], codec.load(MODEL, without="decoder")
+    alike, spread = encoder.encode(wav, bitrate=1500), encoder.encode(wav, bitrate=1500, variable=prior)
+    far = [(model.quantizer.decode(each.codes) - latents).square().mean() for each in (alike, spread)]
+    assert far[1] < 0.9 * far[0] and payload_bits(spread, prior) <= alike.num_frames * 30
 
 
 def test_frames_that_matter_get_more_codes(model, prior, speech):
@@ -131,20 +141,26 @@ def test_weights_have_a_mean_of_one_and_no_extremes():
     assert torch.equal(spread(torch.full((5,), 3.0)), torch.ones(5)) and torch.isfinite(spread(torch.zeros(5))).all()
 
 
-def test_alone_in_a_batch_in_parts_and_from_a_file(tiny_model, tiny_prior, noise, tmp_path):
+@pytest.mark.parametrize("steps", [0, 2])
+def test_alone_in_a_batch_in_parts_and_from_a_file(tiny_model, tiny_prior, noise, tmp_path, steps):
     wav = torch.cat([noise, noise.flip(0)])[:84_321]
-    how = {"bitrate": 1000, "refine": 2, "variable": tiny_prior}
+    how = {"bitrate": 1000, "refine": steps, "variable": tiny_prior}
     whole = tiny_model.encode(wav, **how).codes
     batch = torch.stack([wav, wav.flip(0)])[:, None]
     assert torch.equal(tiny_model.encode(batch, **how).codes[:1], whole)
+    short = tiny_model.encode(wav[:30_001], **how).codes
+    batch[1, :, 30_001:] = 0.0
+    batch[1, 0, :30_001] = wav[:30_001]
+    both = tiny_model.encode(batch, lengths=[len(wav), 30_001], **how).codes
+    assert torch.equal(both[:1], whole) and torch.equal(both[1:, :, : short.shape[2]], short)
 
     for size in (7_777, 70_000):
-        coding = Refinement(tiny_model, 1, 4, 2, variable=Variable(1000, tiny_prior))
+        coding = encoding(tiny_model, 1, 4, refine=steps, variable=Variable(1000, tiny_prior))
         parts = [coding.push(part.view(1, 1, -1)) for part in wav[:80_000].split(size)]
         assert torch.equal(torch.cat([*parts, coding.finish(wav[80_000:].view(1, 1, -1))], 2), whole)
 
     soundfile.write(tmp_path / "in.wav", wav.numpy(), RATE, subtype="FLOAT")
-    report = encode_file(tiny_model, tmp_path / "in.wav", tmp_path / "a.tok", bitrate=1000, prior=tiny_prior, refine=2, variable=True)
+    report = encode_file(tiny_model, tmp_path / "in.wav", tmp_path / "a.tok", bitrate=1000, prior=tiny_prior, refine=steps, variable=True)
     assert report.bitrate == 1000 and report.num_codebooks == 4
     assert torch.equal(codec.Tokens.load(tmp_path / "a.tok", prior=tiny_prior).codes, whole)
 
@@ -167,23 +183,26 @@ def test_bits_that_were_not_spent_are_not_hoarded(model, prior, speech):
     assert payload_bits(tokens[400:], prior) <= 1.1 * 1500 * 4 + 128
 
 
+@pytest.mark.parametrize("steps", [0, 2])
 @pytest.mark.parametrize("samples", [1, 319, 4_000])
-def test_the_shortest_recordings(model, prior, speech, samples):
+def test_the_shortest_recordings(model, prior, speech, samples, steps):
     wav = speech[8_000 : 8_000 + samples]
-    tokens = model.encode(wav, bitrate=1500, refine=2, variable=prior)
+    tokens = model.encode(wav, bitrate=1500, refine=steps, variable=prior)
     assert tokens.num_samples == (samples,) and torch.isfinite(model.decode(tokens)).all()
 
 
-def test_silence_stays_silence(model, prior, speech):
+@pytest.mark.parametrize("steps", [0, 3])
+def test_silence_stays_silence(model, prior, speech, steps):
     for one in (torch.zeros(RATE), torch.cat([torch.zeros(2 * RATE), 0.3 * speech[: 2 * RATE]])):
-        decoded = model.decode(model.encode(one, bitrate=1500, refine=3, variable=prior)).flatten()
+        decoded = model.decode(model.encode(one, bitrate=1500, refine=steps, variable=prior)).flatten()
         assert decoded[: round(0.9 * RATE)].square().mean().sqrt() < 10 ** (-70 / 20)
 
 
-def test_from_the_command_line(speech, tmp_path, capsys):
+@pytest.mark.parametrize("refined", [[], ["--refine", "2"]])
+def test_from_the_command_line(speech, tmp_path, capsys, refined):
     (tmp_path / "in").mkdir()
     soundfile.write(tmp_path / "in" / "a.wav", speech[: 2 * RATE].numpy(), RATE, subtype="FLOAT")
-    options = ["--bitrate", "1.5", "--refine", "2", "--variable"]
+    options = ["--bitrate", "1.5", *refined, "--variable"]
     assert not main(["encode", str(tmp_path / "in" / "a.wav"), str(tmp_path / "a.tok"), *options])
     assert "8 codebooks, 1.5 kbit/s" in capsys.readouterr().out
     assert not main(["encode", str(tmp_path / "in"), str(tmp_path / "out"), *options])
@@ -282,8 +301,8 @@ def test_refusals(model, prior, tiny_model, tiny_prior, speech, noise, tmp_path,
         with pytest.raises(ValueError, match=words):
             which.encode(wav, **how)
 
-    for how in ({"refine": 2}, {"bitrate": 1500}, {"bitrate": 1500, "refine": 2, "num_codebooks": 3}):
-        refused("variable wants bitrate.*and refine", variable=prior, **how)
+    for how in ({}, {"refine": 2}, {"num_codebooks": 3}, {"bitrate": 1500, "refine": 2, "num_codebooks": 3}):
+        refused("variable wants bitrate", variable=prior, **how)
     refused("bitrate='1500': with variable it must be", bitrate="1500", refine=2, variable=prior)
     assert torch.equal(model.encode(speech[:RATE], variable=False).codes, model.encode(speech[:RATE]).codes)
     refused("variable=True: give the prior", bitrate=1500, refine=2, variable=True)
@@ -305,7 +324,7 @@ def test_refusals(model, prior, tiny_model, tiny_prior, speech, noise, tmp_path,
     soundfile.write(tmp_path / "a.wav", noise.numpy(), RATE)
     with pytest.raises(ValueError, match="variable=True needs the prior"):
         encode_file(model, tmp_path / "a.wav", tmp_path / "a.tok", bitrate=1500, refine=2, variable=True)
-    for options in (["--bitrate", "1.5"], ["--refine", "2"], ["--codebooks", "3", "--refine", "2"]):
+    for options in ([], ["--refine", "2"], ["--codebooks", "3", "--refine", "2"]):
         with pytest.raises(SystemExit):
             main(["encode", str(tmp_path / "a.wav"), str(tmp_path / "a.tok"), "--variable", *options])
         assert "--variable distributes --bitrate" in capsys.readouterr().err and not (tmp_path / "a.tok").exists()
@@ -316,8 +335,9 @@ def test_a_sweep_measures_the_bits_that_were_taken(tiny_model, tiny_prior, noise
     tiny_prior.save(tmp_path / "tiny", variable=True)
     alike, system = systems.build([str(tmp_path / "tiny") + "+2", str(tmp_path / "tiny") + "+2v"])
     assert system.name == alike.name + "v" and system.key != alike.key
-    (again,) = systems.build([system.source])
-    assert (again.name, again.key) == (system.name, system.key)
+    unrefined, again = systems.build([str(tmp_path / "tiny") + "+0v", system.source])
+    assert (again.name, again.key) == (system.name, system.key) and unrefined.key not in (alike.key, system.key)
+    assert systems.build([unrefined.source])[0].key == unrefined.key
     assert [each.bitrate for each in system.settings([300, 800.0, 1000.0, 9000.0])] == [800, 1000]
     assert [each.bitrate for each in system.settings(None)] == [500, 1000, 1500, 2000]
     (setting,) = system.settings([1000.0])

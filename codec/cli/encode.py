@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="analysis by synthesis: change the codes in so many "
                         "steps until they sound nearer to the audio; 30 take longer than the audio on one core; for speech")
     parser.add_argument("--variable", action="store_true", help="spend bits where they are heard: --bitrate on average, all codebooks; "
-                        "with --refine, and entropy-coded by the model's variable.safetensors")
+                        "entropy-coded by the model's variable.safetensors; best with --refine")
     parser.add_argument("--entropy", action="store_true", help="fewer bytes for the same codes, by what the model's "
                         "prior.safetensors knows of them; decoders need it too")
     parser.add_argument("--no-normalize", dest="normalize", action="store_false", help="code recordings at their own level and spectrum, as a stream "
@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int | None:
     if args.input == "-" and args.output is None:
         args.usage_error("a pipe as input needs the name of an output")
-    if args.variable and (args.bitrate is None or not args.refine):
-        args.usage_error("--variable distributes --bitrate, for example 1.5, by what --refine hears, for example 30: give both")
+    if args.variable and args.bitrate is None:
+        args.usage_error("--variable distributes --bitrate, for example 1.5: give it")
     check_input(args.input)
     if os.path.isdir(args.input):
         if args.output in (None, "-"):
@@ -114,7 +114,7 @@ def _folder(args: argparse.Namespace) -> int:
     from codec.refinement import check
 
     spec, quality = model.spec, _quality(args)
-    spent = variable_of(model, *quality, args.refine, prior if args.variable else None)
+    spent = variable_of(model, *quality, prior if args.variable else None)
     codebooks = model.num_codebooks if spent else model.codebooks_for(*quality)
     quality = quality if spent else (codebooks, None)
     model.quantizer.check_beam(args.beam)

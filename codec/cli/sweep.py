@@ -6,7 +6,7 @@ in. Systems are
   NAME, DIR, hf:OWNER/NAME   models, as for `codec encode --model`
   RUN, RUN@last, RUN@best    all checkpoints of a folder of `codec train`, or one; RUN@steps those of steps
   MODEL+30                   a model whose codes are refined in 30 steps, as by `codec encode --refine 30`
-  MODEL+30v                  the same at variable bitrates, as by --variable
+  MODEL+30v, MODEL+0v        the same at variable bitrates, as by --variable, and these without refinement
   opus, codec2, speex, amr-wb, lyra   where installed; one that is not is named with what installs it
 The same command again goes on where it was stopped, however that was.
 

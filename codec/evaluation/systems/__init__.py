@@ -3,7 +3,7 @@
     speech-16k, DIR, hf:OWNER/NAME    models that `codec.load` reads
     RUN, RUN@last, RUN@best           the checkpoints of a folder that `codec train` wrote, or one of them; RUN@steps those of steps
     MODEL+30                          a model whose codes are refined in 30 steps (`codec encode --refine 30`)
-    MODEL+30v                         the same at variable bitrates (`--variable`)
+    MODEL+30v, MODEL+0v               the same at variable bitrates (`--variable`), and these without refinement
     opus, codec2, speex, amr-wb       where installed
     lyra                              Lyra v2, with the folder of its .tflite files
 """
@@ -57,8 +57,8 @@ def build(names: Sequence[str], lyra: str = "") -> list[System]:
 
 
 def _refined(name: str) -> tuple[str, int, type[Ours]]:
-    """MODEL+30, or MODEL+30v -> MODEL, 30, and what codes it."""
-    match = None if Path(name).exists() else re.fullmatch(r"(.+)\+([1-9]\d*)(v?)", name)
+    """MODEL+30, MODEL+30v or MODEL+0v -> MODEL, 30 or 0, and what codes it."""
+    match = None if Path(name).exists() else re.fullmatch(r"(.+)\+([1-9]\d*|0(?=v))(v?)", name)
     return (match[1], int(match[2]), VariableRate if match[3] else Ours) if match else (name, 0, Ours)
 
 

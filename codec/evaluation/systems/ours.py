@@ -130,7 +130,7 @@ class VariableRate(Ours):
 
     @property
     def source(self) -> str:
-        return f"{super().source}v"
+        return f"{self.model_source}+{self._refine}v"
 
     @property
     def key(self) -> str:
