@@ -22,6 +22,7 @@ import languages  # noqa: E402
 import plot  # noqa: E402
 import performance  # noqa: E402
 import public  # noqa: E402
+import refinement  # noqa: E402
 import speed  # noqa: E402
 
 
@@ -76,6 +77,22 @@ def test_conditions_are_judged_in_all_three_ways(tmp_path, capsys, monkeypatch):
     assert ways == [(False, False)] * 2 + [(True, False)] * 2 + [(True, True)] * 2 + ways[:-6]  # the same for every row
     first = [original for original, _ in heard[::6]]  # of each row
     assert all(not np.allclose(first[0], other) for other in first[1:12]) and all(np.allclose(first[0], other, atol=1e-4) for other in first[12:])
+
+
+# Refinement
+
+
+def test_patience_is_measured_in_all_ways(capsys, monkeypatch):
+    asked, encode = [], codec.Codec.encode
+    monkeypatch.setattr(codec.Codec, "encode", lambda self, *a, **k: asked.append((k.get("refine"), encode(self, *a, **k))) or asked[-1][1])
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(refinement, "judges", lambda *_: [lambda original, coded: {"one": coded.bits / original.seconds, "two": 0.5}])
+    refinement.main(["speech-16k", "examples/speech.flac", "--bitrate", "2", "--seconds", "1.5", "--steps", "0", "2"])
+    rows = [row.strip("| ").split(" | ") for row in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["plain", "--variable", "--refine 2 --variable"]
+    assert [(steps, tokens.num_codebooks) for steps, tokens in asked] == [(None, 4), (0, 8), (2, 8)] * 2  # once to warm up
+    assert float(rows[0][1]) == 2 and all(1.8 < float(row[1]) <= 2 and abs(float(row[2]) - 1000 * float(row[1])) < 10 for row in rows)
+    assert float(rows[0][5]) == 1 < float(rows[1][5]) < float(rows[2][5]) and all(row[3] == "0.500" for row in rows)
 
 
 # Speed
