@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 LEAST, MOST = 0.01, 10.0  # of such costs, in means
 TRIES, SLACK = 4, 0.6  # prices that are tried at every turn, and the bits a frame that may be left unspent
+PRICES = 14  # that are tried beyond, where bits have to suffice: up to e**(PRICES * STEP) times the first
 FARTHEST = 1000.0  # of a price from what is usual, as a factor
 SLOPE, STEP = 20.0, 0.7  # bits a frame that a price e times as high saves, about; the largest change of its logarithm
 OVERHEAD = 64  # bits of each block of a file, which holds BLOCK_FRAMES frames: the prior's id and the coder's state
 RESERVE = 0.1  # of a block's bits: the most that the next one may have of them, and that overhead takes
-SETTINGS = LEAST, MOST, TRIES, SLACK, FARTHEST, SLOPE, STEP, OVERHEAD, RESERVE
+SETTINGS = LEAST, MOST, TRIES, SLACK, PRICES, FARTHEST, SLOPE, STEP, OVERHEAD, RESERVE
 
 
 class Variable(NamedTuple):
@@ -77,7 +78,7 @@ class Allocation:
         weights = rows.new_ones(len(rows)) if weights is None else weights
         for _ in range(self._tries):
             self._codes = self._search(rows, weights)
-            over = (self._rates.of(self._codes, self._past).item() - self._budget) / len(rows)
+            over = self._over()
             if -SLACK < over <= 0:
                 break
             before, change = self._price, math.exp(max(-STEP, min(STEP, (over + SLACK / 2) / SLOPE)))
@@ -86,6 +87,23 @@ class Allocation:
                 break
         self._tries = TRIES
         return self._codes[None], self._decode(self._codes[None]), max(0.0, over)
+
+    def fit(self, latents: Tensor) -> Tensor:
+        """Codes (1, K, T) of the first search, or, where these take too many bits, at the lowest price met that lets the bits suffice."""
+        codes, _, over = self.search(latents)
+        rows, low, high = latents[0].T.detach(), self._price, None  # prices that are too low, and high enough
+        for _ in range(PRICES if over else 0):
+            self._price = low * math.exp(STEP) if high is None else math.sqrt(low * high)
+            self._codes = self._search(rows, rows.new_ones(len(rows)))
+            if self._over() > 0:
+                low = self._price
+            else:
+                high, codes = self._price, self._codes[None]
+        return self._codes[None] if high is None else codes
+
+    def _over(self) -> float:
+        """Bits a frame that the codes take too many."""
+        return (self._rates.of(self._codes, self._past).item() - self._budget) / self._codes.shape[1]
 
     def _search(self, rows: Tensor, weights: Tensor) -> Tensor:
         past = self._rates.past(contexts(self._codes, self._past))  # as far as it is known: what the last search found
@@ -103,10 +121,14 @@ class Allocation:
 
 
 class Distribution(Blockwise):
-    """Codes of all codebooks that take a mean bitrate, of the encoder's latents as they are. All frames matter alike."""
+    """Codes of all codebooks that take a mean bitrate, of the encoder's latents as they are. All frames matter alike.
 
-    def __init__(self, model: Codec, batch_size: int, variable: Variable, beam: int | None = None):
-        super().__init__(model, batch_size, model.num_codebooks)
+    Raises ValueError as `Allocation`, and for another number of codebooks.
+    """
+
+    def __init__(self, model: Codec, batch_size: int, num_codebooks: int, variable: Variable, beam: int | None = None):
+        check_count(model, num_codebooks)
+        super().__init__(model, batch_size, num_codebooks)
         self._allocations = [Allocation(model, variable, beam) for _ in range(batch_size)]
 
     def _code(self, frames: int) -> Tensor:
@@ -114,9 +136,8 @@ class Distribution(Blockwise):
         for row, allocation in enumerate(self._allocations):
             latents = self._latents[row : row + 1, :, :frames]
             allocation.start(latents)
-            found, _, _ = allocation.search(latents)
-            allocation.take(found)
-            codes.append(found)
+            codes.append(allocation.fit(latents))
+            allocation.take(codes[-1])
         return torch.cat(codes)
 
 
@@ -152,6 +173,12 @@ def check(model: Codec, variable: Variable) -> None:
     if variable.prior.sizes != model.codebook_sizes:
         raise ValueError(f"the prior is for codebooks of {variable.prior.sizes}, and has to be for all of {model.config.name}, "
                          f"{model.codebook_sizes}: take codec.entropy.prior_of(…, variable=True)")
+
+
+def check_count(model: Codec, num_codebooks: int) -> None:
+    """Raise ValueError for some of a model's codebooks."""
+    if num_codebooks != model.num_codebooks:
+        raise ValueError(f"num_codebooks={num_codebooks}: a variable bitrate is for all {model.num_codebooks} of them")
 
 
 def check_quantizer(model: Codec) -> None:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codec.allocation import Allocation, Distribution, Variable, spread
+from codec.allocation import Allocation, Distribution, Variable, check_count, spread
 from codec.audio.equalizer import Equalizer
-from codec.blockwise import BLOCK, Blockwise
+from codec.blockwise import BLOCK, PART, Blockwise
 from codec.coding import Encoding
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Refinement(Blockwise):
     eq_db   of each row, the gains of the equalizer that it has been through (`Correction.eq_db`), or none: recording and decoded
             audio are compared without it, as they will be heard.
 
-    Raises ValueError for fewer than 1 step and for a model that `check` refuses.
+    Raises ValueError for fewer than 1 step, for a model that `check` refuses, and for numbers of codebooks or rows that do not fit.
     """
 
     @torch.inference_mode(False)  # in which nothing could be differentiated
@@ -65,8 +65,10 @@ class Refinement(Blockwise):
         eq_db: Sequence[Sequence[float]] = (),
     ):
         check(model, steps, losses)
-        if variable is not None and num_codebooks != model.num_codebooks:
-            raise ValueError(f"num_codebooks={num_codebooks}: a variable bitrate is for all {model.num_codebooks} of them")
+        if variable is not None:
+            check_count(model, num_codebooks)
+        if len(eq_db) not in (0, batch_size):
+            raise ValueError(f"eq_db has {len(eq_db)} rows, and must have {batch_size}, one for each signal, or none")
         from codec.training.losses import SpectralLosses
 
         super().__init__(model, batch_size, num_codebooks, AHEAD)
@@ -143,7 +145,7 @@ class Refinement(Blockwise):
         return codes, self._model.quantizer.decode(codes)
 
     def _hear(self, heard: slice, undoing: Tensor | None, wav: Tensor) -> Tensor:
-        """These samples of (1, 1, n), filtered, and silence where they are few."""
+        """These samples of (1, 1, n), filtered from rest (so that a block's first 10 ms are not quite as in the whole), and silence where they are few."""
         wav = wav[..., heard]
         if undoing is not None:
             size = 1 << (wav.shape[2] + undoing.shape[2]).bit_length()
@@ -158,7 +160,9 @@ def encoding(
     """What turns samples into codes, with so many steps of refinement."""
     if refine:
         return Refinement(model, batch_size, num_codebooks, refine, beam, variable=variable, eq_db=eq_db)
-    return Encoding(model, batch_size, num_codebooks, beam) if variable is None else Distribution(model, batch_size, variable, beam)
+    if variable is not None:
+        return Distribution(model, batch_size, num_codebooks, variable, beam)
+    return Encoding(model, batch_size, num_codebooks, beam)
 
 
 def losses_for(variable: Variable | None) -> list[Mapping[str, Any]]:
@@ -170,7 +174,7 @@ def losses_for(variable: Variable | None) -> list[Mapping[str, Any]]:
 
 def settings() -> str:
     """What changes with VERSION and the constants above, so that codes that were refined otherwise are not taken for the same."""
-    constants = VERSION, BLOCK, AHEAD, SHORTEST, TAIL, RATE, BETAS, COMMITMENT, LOSSES
+    constants = VERSION, BLOCK, PART, AHEAD, SHORTEST, TAIL, RATE, BETAS, COMMITMENT, LOSSES
     return hashlib.sha256(repr(constants).encode()).hexdigest()[:8]
 
 

@@ -26,7 +26,7 @@ from codec.evaluation import systems
 from codec.evaluation.sound import Sound
 from codec.evaluation.systems.ours import payload_bits
 from codec.files import encode_file
-from codec.refinement import LOSSES, Refinement, encoding, losses_for
+from codec.refinement import LOSSES, encoding, losses_for
 from codec.training.losses import SpectralLosses
 from quantizers.rate_search import search
 
@@ -177,10 +177,32 @@ def test_a_wider_beam_finds_less_of_distance_and_bits(model, prior, speech):
     assert costs[1] < 0.97 * costs[0]
 
 
-def test_bits_that_were_not_spent_are_not_hoarded(model, prior, speech):
+@pytest.mark.parametrize("steps", [0, 2])
+def test_bits_that_were_not_spent_are_not_hoarded(model, prior, speech, steps):
+    """A tenth is the most that a block leaves, and that much the next one takes."""
     silence, wav = torch.zeros(8 * RATE), speech[: 4 * RATE]
-    tokens = model.encode(torch.cat([silence, wav]), bitrate=1500, refine=2, variable=prior)
+    tokens, alone = (model.encode(each, bitrate=1500, refine=steps, variable=prior) for each in (torch.cat([silence, wav]), wav))
     assert payload_bits(tokens[400:], prior) <= 1.1 * 1500 * 4 + 128
+    assert payload_bits(tokens[400:], prior) > 1.02 * payload_bits(alone, prior)
+
+
+@pytest.mark.parametrize("bitrate", [600, 1500, 2000])
+@pytest.mark.parametrize("sound", ["hum", "offset", "saw"])
+def test_bits_suffice_for_sounds_that_no_prior_knows(model, prior, sound, bitrate):
+    time = torch.arange(6 * RATE) / RATE
+    wav = {
+        "hum": 0.1 * (torch.sin(2 * math.pi * 50 * time) + torch.sin(2 * math.pi * 150 * time)), "offset": torch.ones(len(time)),
+        "saw": 0.5 * (2 * (110 * time % 1) - 1),
+    }[sound]
+    assert payload_bits(model.encode(wav, bitrate=bitrate, variable=prior), prior) <= 6 * bitrate
+
+
+@pytest.mark.parametrize("size", [7_777, 70_000])
+def test_parts_of_the_model_in_the_box(model, prior, speech, size):
+    wav = speech[: 5 * RATE].view(1, 1, -1)
+    coding = encoding(model, 1, 8, variable=Variable(1500, prior))
+    parts = [coding.push(part) for part in wav.split(size, 2)]
+    assert torch.equal(torch.cat([*parts, coding.finish()], 2), model.encode(wav, bitrate=1500, variable=prior).codes)
 
 
 @pytest.mark.parametrize("steps", [0, 2])
@@ -230,6 +252,8 @@ def test_a_folder_is_made_again_at_another_bitrate(tiny_model, tiny_prior, noise
 
     variable = ["--refine", "1", "--variable", "--bitrate"]
     assert made(*variable, "1") and not made(*variable, "1") and made(*variable, "0.98") and made(*variable, "1")
+    capsys.readouterr()
+    assert not made("--variable", "--bitrate", "1") and "maybe with another --refine" in capsys.readouterr().err
     assert made() and not made() and made(*variable, "1")
     with codec.container.TokReader(tmp_path / "out" / "a.tok", prior=tiny_prior) as reader:
         assert reader.channels == 2 and sum(codes.shape[2] for _, codes in reader.blocks()) == 300
@@ -306,8 +330,9 @@ def test_refusals(model, prior, tiny_model, tiny_prior, speech, noise, tmp_path,
     refused("bitrate='1500': with variable it must be", bitrate="1500", refine=2, variable=prior)
     assert torch.equal(model.encode(speech[:RATE], variable=False).codes, model.encode(speech[:RATE]).codes)
     refused("variable=True: give the prior", bitrate=1500, refine=2, variable=True)
-    with pytest.raises(ValueError, match="for all 8 of them"):
-        Refinement(model, 1, 3, 2, variable=Variable(1500, prior))
+    for steps in (0, 2):
+        with pytest.raises(ValueError, match="for all 8 of them"):
+            model.encode_frames(speech[:RATE].view(1, 1, -1), 3, refine=steps, variable=Variable(1500, prior))
     for bitrate in (499, 4001):
         refused("it must be 500 to 4000 bit/s .0.5 to 4 kbit/s. for speech-16k", bitrate=bitrate, refine=2, variable=prior)
     of_three = next(each for each in priors_in_the_box(MODEL) if len(each.sizes) == 3)

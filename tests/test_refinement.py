@@ -173,6 +173,9 @@ def test_equalized_alone_in_a_batch_and_from_a_file(equalized, noise, tmp_path):
         alone = equalized.encode(batch[index, :, :length], refine=2, normalize=True)
         assert torch.equal(both.item(index).codes, alone.codes) and both.item(index).correction == alone.correction
 
+    with pytest.raises(ValueError, match="eq_db has 1 rows, and must have 2"):
+        Refinement(equalized, 2, 4, 2, eq_db=both.correction.eq_db[:1])
+
     soundfile.write(tmp_path / "in.wav", batch[[0, 2], 0].T.numpy(), RATE, subtype="FLOAT")
     encode_file(equalized, tmp_path / "in.wav", tmp_path / "a.tok", refine=2)
     found = codec.Tokens.load(tmp_path / "a.tok")
@@ -273,7 +276,7 @@ def test_a_folder_done_before_is_not_taken_for_refined(tiny_model, noise, tmp_pa
     assert not main(command) and not main(command)
     assert "--refine" not in capsys.readouterr().err
     assert not main([*command, "--refine", "2"])
-    assert "1 file done before, maybe without --refine" in capsys.readouterr().err
+    assert "1 file done before, maybe with another --refine" in capsys.readouterr().err
 
 
 def test_a_sweep_refuses_at_once(tmp_path):

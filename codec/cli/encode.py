@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "more is slower and nearer to the audio; decoders do not care")
     parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="analysis by synthesis: change the codes in so many "
                         "steps until they sound nearer to the audio; 30 take longer than the audio on one core; for speech")
-    parser.add_argument("--variable", action="store_true", help="spend bits where they are heard: --bitrate on average, all codebooks; "
-                        "entropy-coded by the model's variable.safetensors; best with --refine")
+    parser.add_argument("--variable", action="store_true", help="spend bits where they bring most: --bitrate on average, all codebooks; "
+                        "entropy-coded by the model's variable.safetensors; with --refine where they are heard")
     parser.add_argument("--entropy", action="store_true", help="fewer bytes for the same codes, by what the model's "
                         "prior.safetensors knows of them; decoders need it too")
     parser.add_argument("--no-normalize", dest="normalize", action="store_false", help="code recordings at their own level and spectrum, as a stream "
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int | None:
     if args.input == "-" and args.output is None:
         args.usage_error("a pipe as input needs the name of an output")
     if args.variable and args.bitrate is None:
-        args.usage_error("--variable distributes --bitrate, for example 1.5: give it")
+        args.usage_error("--variable distributes --bitrate over all codebooks: give it, for example 1.5, in the place of --codebooks")
     check_input(args.input)
     if os.path.isdir(args.input):
         if args.output in (None, "-"):
@@ -137,8 +137,8 @@ def _folder(args: argparse.Namespace) -> int:
         return result.seconds
 
     code = run_jobs(jobs, failures, is_done, encode, "encoded")
-    if kept and (args.refine or args.beam):
-        note(f"{count(len(kept), 'file')} done before, maybe without --refine or --beam, which files do not tell: remove those to be made again")
+    if kept and (args.refine or args.beam or args.variable):
+        note(f"{count(len(kept), 'file')} done before, maybe with another --refine or --beam, which files do not tell: remove those to be made again")
     if losing:
         others = " and others" if len(losing) > 1 else ""
         band = f"{model.sample_rate / 2000:g} kHz"

@@ -125,7 +125,7 @@ class Ours:
 
 
 class VariableRate(Ours):
-    """A model whose refined codes take any bitrate on average (`codec.allocation`); its bits are those of the payloads of a .tok file. It
+    """A model whose codes, refined or not, take any bitrate on average (`codec.allocation`); its bits are those of the payloads of a .tok file. It
     gives no codes to be judged: how many of a frame's mean something varies."""
 
     @property
@@ -134,9 +134,10 @@ class VariableRate(Ours):
 
     @property
     def key(self) -> str:
-        from codec import allocation, refinement
+        from codec import allocation, blockwise, refinement
 
-        settings = hashlib.sha256(repr((refinement.VOICE, allocation.SETTINGS)).encode()).hexdigest()[:8]
+        how = refinement.VOICE if self._refine else (blockwise.BLOCK, blockwise.PART)
+        settings = hashlib.sha256(repr((how, allocation.SETTINGS)).encode()).hexdigest()[:8]
         return f"{super().key}-variable-{self.prior.id.hex()}-{settings}"
 
     @cached_property
