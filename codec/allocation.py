@@ -9,6 +9,7 @@ take the smallest vectors of the upper codebooks, which the prior knows to be li
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -167,7 +168,7 @@ def check(model: Codec, variable: Variable) -> None:
     """Raise ValueError where there is nothing to choose from, or no bits to choose by."""
     check_quantizer(model)
     least, most = model.bitrate(1), model.bitrate()
-    if not isinstance(variable.bitrate, int | float) or not least <= variable.bitrate <= most:
+    if not isinstance(variable.bitrate, Real) or not least <= variable.bitrate <= most:
         raise ValueError(f"bitrate={variable.bitrate!r}: with variable it must be {least:g} to {most:g} bit/s "
                          f"({least / 1000:g} to {most / 1000:g} kbit/s) for {model.config.name}")
     if variable.prior.sizes != model.codebook_sizes:

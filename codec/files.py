@@ -134,7 +134,7 @@ def encode_file(
             band.update(block[:, :0], resampled)
             yield normalizer.process(resampled)
 
-        asked, done = bitrate if spent else None, Correction()
+        asked, done = float(bitrate) if spent else None, Correction()
         if normalize and model.normal is not None:
             done = correction(reader.blocks(), rate, channels, model.normal)
             reader.rewind()

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -102,7 +103,7 @@ def test_without_a_price_codes_are_the_nearest(noise):
 @pytest.mark.parametrize("bitrate", [700, 1500, 3000])
 def test_it_takes_the_bits_that_are_asked_for(model, prior, speech, bitrate, steps):
     wav = speech[: 5 * RATE]
-    tokens = model.encode(wav, bitrate=bitrate, refine=steps, variable=prior)
+    tokens = model.encode(wav, bitrate=np.float32(bitrate), refine=steps, variable=prior)
     assert tokens.num_codebooks == model.num_codebooks and model.decode(tokens).shape[-1] == len(wav)
     assert 0.93 * bitrate < payload_bits(tokens, prior) / 5 <= bitrate
 
@@ -160,7 +161,7 @@ def test_alone_in_a_batch_in_parts_and_from_a_file(tiny_model, tiny_prior, noise
         assert torch.equal(torch.cat([*parts, coding.finish(wav[80_000:].view(1, 1, -1))], 2), whole)
 
     soundfile.write(tmp_path / "in.wav", wav.numpy(), RATE, subtype="FLOAT")
-    report = encode_file(tiny_model, tmp_path / "in.wav", tmp_path / "a.tok", bitrate=1000, prior=tiny_prior, refine=steps, variable=True)
+    report = encode_file(tiny_model, tmp_path / "in.wav", tmp_path / "a.tok", bitrate=np.int64(1000), prior=tiny_prior, refine=steps, variable=True)
     assert report.bitrate == 1000 and report.num_codebooks == 4
     assert torch.equal(codec.Tokens.load(tmp_path / "a.tok", prior=tiny_prior).codes, whole)
 
