@@ -282,13 +282,13 @@ class Codec(nn.Module):
             padded = torch.zeros(batch, channels, max(samples))
             for row, item in zip(padded, items):
                 row[:, : item.shape[-1]] = item
-        done = joined(done)
+        corrected = joined(done)
         codes = self.encode_frames(
-            padded.reshape(batch * channels, 1, -1).to(self.device), k, samples, beam, refine, spent, done.eq_db
+            padded.reshape(batch * channels, 1, -1).to(self.device), k, samples, beam, refine, spent, corrected.eq_db
         )
         return Tokens(
             codes=codes, spec=spec, sample_rate=rate, num_samples=tuple(lengths), channels=channels,
-            lengths=torch.tensor(frames).repeat_interleave(channels).to(codes.device), correction=done,
+            lengths=torch.tensor(frames).repeat_interleave(channels).to(codes.device), correction=corrected,
         )
 
     @torch.no_grad()
