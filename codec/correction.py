@@ -26,9 +26,9 @@ class Correction:
     eq_db: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        if not all(_is(Real, gain, MAX_GAIN) for gain in self.gain_db):
+        if not _are(Real, self.gain_db, MAX_GAIN):
             raise ValueError(f"gain_db={_start(self.gain_db)} must be numbers of at most {MAX_GAIN:g} dB, one for each row or channel")
-        if not all(_is(Integral, gain, MAX_EQ) for row in self.eq_db for gain in row):
+        if not isinstance(self.eq_db, Iterable) or not all(_are(Integral, row, MAX_EQ) for row in self.eq_db):
             raise ValueError(f"eq_db={_start(self.eq_db)} must be whole numbers of at most {MAX_EQ} dB, one for each band of each row or channel")
         object.__setattr__(self, "gain_db", tuple(map(float, self.gain_db)))
         object.__setattr__(self, "eq_db", tuple(tuple(map(int, row)) for row in self.eq_db))
@@ -62,9 +62,9 @@ def fits(bands: int, sample_rate: int) -> bool:
     return 2 <= bands <= MAX_BANDS and edges(bands)[-1] < sample_rate / 2
 
 
-def _is(kind: type, value: Any, most: float) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and abs(value) <= most
+def _are(kind: type, values: Any, most: float) -> bool:
+    return isinstance(values, Iterable) and all(isinstance(each, kind) and not isinstance(each, bool) and abs(each) <= most for each in values)
 
 
-def _start(values: Iterable[Any]) -> str:
+def _start(values: Any) -> str:
     return str(values)[:80]

@@ -189,7 +189,7 @@ def test_codes_held_for_several_frames_may_end_behind_the_audio(tmp_path):
         decoder=SEANetDecoderConfig(channels=4, strides=(8, 5, 4), residual_layers=1, lstm_layers=0),
         quantizer=QuantizerConfig("multiscale_rvq", 2, 32, {"strides": (4, 1)}),
     )
-    model, rate = make_model(config), config.sample_rate
+    model = make_model(config)
     wav = torch.randn(1, (BLOCK_FRAMES + 1) * 160 - 50) * 0.1
     tokens = model.encode(wav)
     assert tokens.num_frames == BLOCK_FRAMES + 4

@@ -280,8 +280,8 @@ def test_cuts_keep_the_gain(model, tmp_path):
 
 
 @pytest.mark.parametrize("name, values", [
-    *(("gain_db", values) for values in [(1.0,), (1.0, math.nan), (0.0, 201.0), (0.0, 0.0, 0.0), (0.0, "1"), (0.0, True)]),
-    *(("eq_db", values) for values in [((1, 2),), ((1, 2), (1, 25)), ((1, 2), (1, 2.0)), ((1,), (1,)), ((1, 2), (1,) * 8), ((1, 2), ()), ((1, True), (1, 2))]),
+    *(("gain_db", values) for values in [(1.0,), (1.0, math.nan), (0.0, 201.0), (0.0, 0.0, 0.0), (0.0, "1"), (0.0, True), 1.0]),
+    *(("eq_db", values) for values in [((1, 2),), ((1, 2), (1, 25)), ((1, 2), (1, 2.0)), ((1,), (1,)), ((1, 2), (1,) * 8), ((1, 2), ()), ((1, True), (1, 2)), (1, 2), 1]),
 ])
 def test_corrections_that_do_not_fit_are_refused(model, name, values):
     with pytest.raises(ValueError, match=name):

@@ -116,7 +116,7 @@ def test_many_comparisons_ask_for_more():
 
 
 def test_what_only_one_has_is_said(sweep_of, tmp_path):
-    before = sweep_of("before", np.arange(5.0))
+    sweep_of("before", np.arange(5.0))
     path = tmp_path / "before" / "report.json"
     content = json.loads(path.read_text())
     content["cells"][0]["setting"] = "k=2"

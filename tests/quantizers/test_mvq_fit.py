@@ -68,7 +68,8 @@ def test_error_falls_with_rounds_and_with_the_beam(fitted8, held_out):
             quantizer.beam = beam
             errors.append(relative_error(quantizer, held_out))
         assert errors == sorted(errors, reverse=True) and errors[-1] < errors[0]
-        narrow = errors if beam == 1 else narrow
+        if beam == 1:
+            narrow = errors
     assert narrow[-1] < 0.97 * narrow[0] and errors[-1] < 0.9 * narrow[-1]
 
 
